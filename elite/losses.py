@@ -1,0 +1,93 @@
+"""The training losses: Eq. 1, 4 and 7, with the authors' exact normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+GLOBAL_WEIGHT = 0.01  # λ_global of Eq. 4
+LOCAL_WEIGHT = 1e-4  # λ_local of Eq. 7
+
+
+def _check(noise_pred: Tensor, noise: Tensor) -> None:
+    if noise_pred.shape != noise.shape or noise.ndim != 4:
+        raise ValueError(
+            "noise_pred and noise must both be (batch, channels, height, width), "
+            f"got {tuple(noise_pred.shape)} and {tuple(noise.shape)}."
+        )
+
+
+def diffusion_loss(noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of the predicted noise (Eq. 1).
+
+    Args:
+        noise_pred: prediction (B, C, h, w).
+        noise: target, same shape.
+        mask: (B, 1, h, w) in [0, 1], 1 where the picture is. With it the squared error is summed over channels and
+            averaged over the masked positions of each sample, then over samples: C times a per-element mean.
+
+    Returns:
+        A scalar, computed in float32.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a sample with an empty mask.
+    """
+    _check(noise_pred, noise)
+    squared = (noise_pred.float() - noise.float()).square()  # (B, C, h, w)
+    if mask is None:
+        return squared.mean()
+    if mask.shape != (noise.shape[0], 1, *noise.shape[2:]):
+        raise ValueError(f"mask must be {(noise.shape[0], 1, *noise.shape[2:])}, got {tuple(mask.shape)}.")
+    mask = mask.float()
+    covered = mask.sum(dim=(1, 2, 3))  # (B,)
+    if bool((covered == 0).any()):
+        raise ValueError("mask is empty for at least one sample: the loss needs one position that counts in each.")
+    return ((squared * mask).sum(dim=(1, 2, 3)) / covered).mean()
+
+
+def global_loss(noise_pred: Tensor, noise: Tensor, words: Tensor, weight: float = GLOBAL_WEIGHT) -> Tensor:
+    """Loss of the global stage (Eq. 4): Eq. 1 plus the mean absolute value of the words.
+
+    Args:
+        noise_pred: prediction (B, C, h, w).
+        noise: target, same shape.
+        words: (B, N, d), as injected in the prompts.
+        weight: λ_global.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+    """
+    return diffusion_loss(noise_pred, noise) + weight * words.float().abs().mean()
+
+
+def local_loss(
+    noise_pred: Tensor,
+    noise: Tensor,
+    mask: Tensor,
+    values_local: Sequence[Tensor],
+    weight: float = LOCAL_WEIGHT,
+) -> Tensor:
+    """Loss of the local stage (Eq. 7): Eq. 1 where the picture is, plus the mean absolute local value.
+
+    Args:
+        noise_pred: prediction (B, C, h, w).
+        noise: target, same shape.
+        mask: (B, 1, h, w) in [0, 1], 1 where the picture is.
+        values_local: V^l of every layer, each (B, p², inner); zeroed background patches count.
+        weight: λ_local.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: for shapes that do not fit, an empty mask, or no local values.
+    """
+    if not values_local:
+        raise ValueError("values_local is empty: give V^l of every layer, as attention.local_values returns them.")
+    penalty = torch.stack([value.float().abs().mean() for value in values_local]).mean()
+    return diffusion_loss(noise_pred, noise, mask) + weight * penalty
