@@ -1,0 +1,1 @@
+"""Open Images: download it, index it, and make the training samples of both stages from it."""
