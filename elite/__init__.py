@@ -6,7 +6,7 @@ The public names below load on first use, so that ``import elite`` stays quick.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -43,22 +43,7 @@ _EXPORTS = {
     "tokenize": "prompts",
 }
 
-__all__ = [*_EXPORTS, "__version__"]
-
-if TYPE_CHECKING:
-    from .adapter import EliteAdapter, EliteConfig
-    from .attention import Conditioning, condition, record_attention, reweight
-    from .backbones import load_pipeline
-    from .checkpoints import load_official, save_official
-    from .concept import Concept
-    from .features import clip_features, default_layers, patch_mask, preprocess
-    from .images import read_image, read_mask
-    from .losses import global_loss, local_loss
-    from .mapping import GlobalMapper, LocalMapper
-    from .pipeline import ElitePipeline
-    from .prompts import PLACEHOLDER, TEMPLATES, encode_prompts, select_words, tokenize
-    from .recording import AttentionRecord
-    from .sampling import guided_noise_prediction, sample_lms
+__all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,7 @@ def install_processors(
     """
     layers = cross_attention_layers(unet)
     if processors is not None and set(processors) != set(layers):
-        odd = sorted(set(processors) ^ set(layers))[0]
+        odd = min(set(processors) ^ set(layers))
         raise ValueError(f"processors must name exactly the {len(layers)} attn2 layers of this UNet; {odd!r} differs.")
     ready: dict[str, EliteAttnProcessor] = {}
     for name, attn in layers.items():
