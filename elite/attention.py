@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from .processor import Active, Conditioning, ConditionedText, EliteAttnProcessor, base_layer, relative_map, reweight
+from .processor import Active, ConditionedText, Conditioning, EliteAttnProcessor, base_layer, relative_map, reweight
 from .recording import AttentionRecord, recording
 
 __all__ = [

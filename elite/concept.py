@@ -1,0 +1,128 @@
+"""Concept: the words and patch embeddings of one subject, and what made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .files import check_finite, write_safetensors
+
+FORMAT = "elite-concept"
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """One subject, encoded.
+
+    Attributes:
+        words: word embeddings v (N, d); the first is the primary word.
+        patch_embeddings: e (p², d), zero outside the subject's mask.
+        metadata: what made them; ``"encoder"`` is the fingerprint of image encoder and mappers.
+
+    Raises:
+        ValueError: for shapes that do not belong together.
+    """
+
+    words: Tensor
+    patch_embeddings: Tensor
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.words.ndim != 2 or self.patch_embeddings.ndim != 2:
+            raise ValueError(
+                "words must be (words, width) and patch_embeddings (patches, width), "
+                f"got {tuple(self.words.shape)} and {tuple(self.patch_embeddings.shape)}."
+            )
+        if self.words.shape[1] != self.patch_embeddings.shape[1]:
+            raise ValueError(
+                f"words have width {self.words.shape[1]}, patch_embeddings {self.patch_embeddings.shape[1]}: "
+                "they must be of one text encoder."
+            )
+
+    @property
+    def encoder(self) -> str:
+        """Fingerprint of the image encoder and mappers that made it; empty when not known."""
+        return str(self.metadata.get("encoder", ""))
+
+    def check_encoder(self, encoder: str) -> None:
+        """Refuse to be used with another encoder.
+
+        Raises:
+            ValueError: when both fingerprints are known and differ.
+        """
+        if self.encoder and encoder and self.encoder != encoder:
+            raise ValueError(
+                f"this concept was made by the encoder {self.encoder}, but the pipeline has {encoder}: "
+                "encode the picture again with this pipeline."
+            )
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Concept:
+        """The same concept on another device or in another type."""
+        return Concept(
+            self.words.to(device=device, dtype=dtype),
+            self.patch_embeddings.to(device=device, dtype=dtype),
+            self.metadata,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file with the metadata in its header.
+
+        Args:
+            path: where; ".safetensors" is added when missing.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: when it cannot be written.
+            ValueError: when a value is NaN or infinite.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            path = path.with_name(path.name + ".safetensors")
+        tensors = {"words": self.words, "patch_embeddings": self.patch_embeddings}
+        check_finite(tensors, "this concept")
+        metadata = {"format": FORMAT, "elite_version": __version__, "made": json.dumps(dict(self.metadata))}
+        write_safetensors(path, tensors, metadata)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, encoder: str | None = None) -> Concept:
+        """Read a concept.
+
+        Args:
+            path: a file written by `save`.
+            encoder: fingerprint the concept must have; None accepts any (the pipeline checks again when it is used).
+
+        Returns:
+            The concept, on the CPU.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when it is not a concept, holds NaN, or was made by another encoder.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist.")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT or set(tensors) != {"words", "patch_embeddings"}:
+            raise ValueError(f"{path} is not an ELITE concept.")
+        check_finite(tensors, path)
+        concept = cls(tensors["words"], tensors["patch_embeddings"], json.loads(metadata.get("made", "{}")))
+        if encoder is not None:
+            concept.check_encoder(encoder)
+        return concept
