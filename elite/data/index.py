@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,13 @@ from pathlib import Path
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
-from elite.data.layout import BOX_COLUMNS, FLAG_COLUMNS, MASK_COLUMNS, OpenImagesFolder, files_in
+from elite.data.layout import (
+    BOX_COLUMNS,
+    FLAG_COLUMNS,
+    MASK_COLUMNS,
+    OpenImagesFolder,
+    files_in,
+)
 
 CACHE_VERSION = 1
 REFERENCE_RESOLUTION = 512  # the resolution that the paper's pixel counts belong to
@@ -57,7 +63,12 @@ class Index:
 
 def read_class_names(path: Path) -> dict[str, str]:
     """Label (``/m/0bt9lr``) -> name (``Dog``) from class-descriptions-boxable.csv, with or without a header line."""
-    table = pl.read_csv(path, has_header=False, new_columns=["label", "name"], schema_overrides=[pl.String, pl.String])
+    table = pl.read_csv(
+        path,
+        has_header=False,
+        new_columns=["label", "name"],
+        schema_overrides=[pl.String, pl.String],
+    )
     return {label: name for label, name in table.iter_rows() if label != "LabelName"}
 
 
@@ -106,7 +117,10 @@ def select_boxes(
         raise ValueError(f"exclude names {unknown[0]!r}; the flags are {', '.join(FLAG_COLUMNS)}.")
     frame = _renamed(boxes, BOX_COLUMNS[2:], extra=exclude)
     area = (pl.col("x_max") - pl.col("x_min")) * (pl.col("y_max") - pl.col("y_min"))
-    reasons = [("box is not inside the picture", ~_valid_box()), *_membership(labels, images)]
+    reasons = [
+        ("box is not inside the picture", ~_valid_box()),
+        *_membership(labels, images),
+    ]
     reasons += [(f"flag {flag}", pl.col(flag).cast(pl.Int8) == 1) for flag in exclude]
     reasons += [
         (f"box area below {min_area:.0%} of the picture", area < min_area),
@@ -150,7 +164,10 @@ def select_masks(
     frame = frame.join(sizes.lazy(), on="image_id", how="left")
     side_x = (pl.col("x_max") - pl.col("x_min")) * pl.col("width")
     side_y = (pl.col("y_max") - pl.col("y_min")) * pl.col("height")
-    shorter, longer = pl.min_horizontal(side_x, side_y), pl.max_horizontal(side_x, side_y)
+    shorter, longer = (
+        pl.min_horizontal(side_x, side_y),
+        pl.max_horizontal(side_x, side_y),
+    )
     reasons = [
         ("box is not inside the picture", ~_valid_box()),
         *_membership(labels, sizes.get_column("image_id").to_list()),
@@ -176,7 +193,12 @@ def index_boxes(
     cache: bool = True,
 ) -> Index:
     """The global stage's objects among the pictures of ``folder``; arguments as in :func:`select_boxes`."""
-    settings = {"min_area": min_area, "max_area": max_area, "exclude": sorted(exclude), "classes": classes}
+    settings = {
+        "min_area": min_area,
+        "max_area": max_area,
+        "exclude": sorted(exclude),
+        "classes": classes,
+    }
     images = files_in(folder.images_dir, ".jpg")
 
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
@@ -186,7 +208,15 @@ def index_boxes(
         frame, dropped = select_boxes(scan, labels, [Path(n).stem for n in images], min_area, max_area, exclude)
         return _with_class_name(frame, names), dropped
 
-    return _cached("boxes", folder, [folder.boxes, folder.classes], [images], settings, build, cache)
+    return _cached(
+        "boxes",
+        folder,
+        [folder.boxes, folder.classes],
+        [images],
+        settings,
+        build,
+        cache,
+    )
 
 
 def index_masks(
@@ -198,8 +228,16 @@ def index_masks(
     cache: bool = True,
 ) -> Index:
     """The local stage's objects among the pictures and masks of ``folder``; arguments as in :func:`select_masks`."""
-    settings = {"min_side": min_side, "min_aspect": min_aspect, "resolution": resolution, "classes": classes}
-    images, mask_files = files_in(folder.images_dir, ".jpg"), files_in(folder.masks_dir, ".png")
+    settings = {
+        "min_side": min_side,
+        "min_aspect": min_aspect,
+        "resolution": resolution,
+        "classes": classes,
+    }
+    images, mask_files = (
+        files_in(folder.images_dir, ".jpg"),
+        files_in(folder.masks_dir, ".png"),
+    )
 
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
         names = read_class_names(_existing(folder.classes))
@@ -209,7 +247,15 @@ def index_masks(
         frame, dropped = select_masks(scan, sizes, labels, list(mask_files), min_side, min_aspect, resolution)
         return _with_class_name(frame, names), dropped
 
-    return _cached("masks", folder, [folder.masks, folder.classes], [images, mask_files], settings, build, cache)
+    return _cached(
+        "masks",
+        folder,
+        [folder.masks, folder.classes],
+        [images, mask_files],
+        settings,
+        build,
+        cache,
+    )
 
 
 def picture_sizes(folder: OpenImagesFolder, names: Sequence[str], threads: int = 8) -> pl.DataFrame:
@@ -220,16 +266,27 @@ def picture_sizes(folder: OpenImagesFolder, names: Sequence[str], threads: int =
             with Image.open(folder.images_dir / name) as picture:  # reads the header only
                 return Path(name).stem, *picture.size
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-            return Path(name).stem, None, None  # counted by select_masks as "picture cannot be read"
+            return (
+                Path(name).stem,
+                None,
+                None,
+            )  # counted by select_masks as "picture cannot be read"
 
     with ThreadPoolExecutor(threads) as pool:
         rows = list(pool.map(size, names))
-    return pl.DataFrame(rows, schema={"image_id": pl.String, "width": pl.Int64, "height": pl.Int64}, orient="row")
+    return pl.DataFrame(
+        rows,
+        schema={"image_id": pl.String, "width": pl.Int64, "height": pl.Int64},
+        orient="row",
+    )
 
 
 def _renamed(table: pl.LazyFrame, edges: Sequence[str], extra: Sequence[str]) -> pl.LazyFrame:
     """Our column names; numbers that cannot be read become null and are dropped as invalid boxes."""
-    columns = [pl.col("ImageID").cast(pl.String).alias("image_id"), pl.col("LabelName").alias("label")]
+    columns = [
+        pl.col("ImageID").cast(pl.String).alias("image_id"),
+        pl.col("LabelName").alias("label"),
+    ]
     columns += [pl.col(e).cast(pl.Float64, strict=False).alias(n) for e, n in zip(edges, _EDGES, strict=True)]
     return table.select(*columns, *extra)
 
@@ -275,7 +332,15 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _cached(kind, folder, tables, listings, settings, build, cache) -> Index:  # noqa: ANN001
+def _cached(
+    kind: str,
+    folder: OpenImagesFolder,
+    tables: Sequence[Path],
+    listings: Sequence[dict[str, tuple[int, int]]],
+    settings: dict[str, object],
+    build: Callable[[], tuple[pl.DataFrame, dict[str, int]]],
+    cache: bool,
+) -> Index:
     """Build an index, or read the one that was built from exactly these inputs."""
     stats = [(str(path.name), path.stat().st_size, path.stat().st_mtime_ns) for path in map(_existing, tables)]
     inputs = json.dumps([CACHE_VERSION, kind, folder.split, stats, listings, settings], sort_keys=True)

@@ -1,0 +1,174 @@
+"""One file over HTTP: continued where it stopped, tried again after faults, verified before it gets its name."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+CHUNK = 1 << 18
+MISSING = (404, 410)
+LONGEST_WAIT = 60.0  # seconds between two attempts
+
+
+class FetchError(RuntimeError):
+    """A file could not be had; the message names the address and the last fault."""
+
+
+class NotOnServerError(FetchError):
+    """The server says that it does not have the file."""
+
+
+class _Retry(Exception):
+    """A fault that may pass; ``wait`` is the server's own wish in seconds, or None."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class Fetcher:
+    """Downloads files; safe to use from several threads.
+
+    Args:
+        attempts: how often a file is tried without getting further, at least 1.
+        backoff: seconds before the second attempt; doubled after each.
+        timeout: seconds a server may stay silent.
+    """
+
+    def __init__(self, attempts: int = 5, backoff: float = 1.0, timeout: float = 30.0) -> None:
+        if attempts < 1 or backoff < 0 or timeout <= 0:
+            raise ValueError(
+                f"attempts, backoff, timeout are {attempts}, {backoff}, {timeout}; use attempts >= 1, backoff >= 0, "
+                "timeout > 0."
+            )
+        self.attempts, self.backoff, self.timeout = attempts, backoff, timeout
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    def fetch(self, url: str, path: Path, verify: Callable[[Path], None], bar: tqdm | None = None) -> bool:
+        """Bring ``url`` to ``path``, unless it is there.
+
+        What has arrived stays in ``<path>.part`` when the program is killed, and the next call asks for the rest
+        alone, provided that the server still has the same file (``If-Range``). The name ``path`` appears only when
+        the size is what the server announced and ``verify(part)`` has not raised ValueError.
+
+        Args:
+            url: address.
+            path: destination; its folder is made.
+            verify: raises ValueError, with the reason, for a file that is not what it should be.
+            bar: counts bytes.
+
+        Returns:
+            True when it was downloaded, False when it was there already.
+
+        Raises:
+            NotOnServerError: 404 or 410.
+            FetchError: another answer that will not change, or the last attempt failed too.
+        """
+        if path.is_file():
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        failures, furthest = 0, _size(part)
+        while True:
+            try:
+                self._attempt(url, part, bar)
+                try:
+                    verify(part)
+                except ValueError as error:
+                    part.unlink()
+                    raise _Retry(f"the file is damaged: {error}") from error
+                part.replace(path)
+                _tag_path(part).unlink(missing_ok=True)
+                return True
+            except (_Retry, requests.RequestException) as error:
+                # A large file may take many connections: only attempts that get no further count.
+                failures = 1 if _size(part) > furthest else failures + 1
+                furthest = max(furthest, _size(part))
+                if failures >= self.attempts:
+                    raise FetchError(f"{url} failed {failures} times, last: {error}") from error
+                wished = getattr(error, "wait", None)
+                wait = self.backoff * 2 ** (failures - 1) if wished is None else wished
+                time.sleep(min(wait, LONGEST_WAIT))
+
+    def _attempt(self, url: str, part: Path, bar: tqdm | None) -> None:
+        """One request; raises _Retry or a requests exception when the file is not complete afterwards."""
+        start, tag = _size(part), _read_tag(part)
+        headers = {"Accept-Encoding": "identity"}  # sizes and offsets are those of the file itself
+        if start and tag:
+            headers |= {"Range": f"bytes={start}-", "If-Range": tag}
+        with self._session().get(url, headers=headers, stream=True, timeout=self.timeout) as response:
+            start, total = self._check(url, response, start, part)
+            _write_tag(part, response.headers)
+            if bar is not None:
+                with self._lock:
+                    bar.total = (bar.total or 0) + (total or start) - start
+            with part.open("ab" if start else "wb") as file:
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    if bar is not None:
+                        bar.update(len(chunk))
+        size = _size(part)
+        if total is not None and size != total:
+            if size > total:
+                part.unlink()
+            raise _Retry(f"{size} of {total} bytes arrived")
+
+    def _check(self, url: str, response: requests.Response, start: int, part: Path) -> tuple[int, int | None]:
+        """The offset from which the answer continues, and the whole size where it is known."""
+        status = response.status_code
+        if status in MISSING:
+            raise NotOnServerError(f"{url} is not on the server (status {status})")
+        if status == 416:  # what we have is not the beginning of what the server has
+            part.unlink(missing_ok=True)
+            raise _Retry("the server refused to continue the file (status 416)", wait=0.0)
+        if status == 429 or status >= 500:
+            after = response.headers.get("Retry-After", "")
+            raise _Retry(f"status {status}", wait=float(after) if after.isdecimal() else None)
+        if status == 206:
+            span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+            if span.partition("-")[0] != str(start):
+                part.unlink(missing_ok=True)
+                raise _Retry(f"the server continued at {span!r} instead of byte {start}", wait=0.0)
+            return start, int(total) if total.isdecimal() else None
+        if status != 200:
+            raise FetchError(f"{url} was answered with status {status} {response.reason}")
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdecimal() else None
+
+    def _session(self) -> requests.Session:
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()  # one a thread: sessions are not made to be shared
+        return self._local.session
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _tag_path(part: Path) -> Path:
+    return part.with_name(part.name + ".tag")
+
+
+def _read_tag(part: Path) -> str | None:
+    """What tells one version of the file from the next; without it nothing is continued."""
+    try:
+        return json.loads(_tag_path(part).read_text())["tag"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _write_tag(part: Path, headers: requests.structures.CaseInsensitiveDict) -> None:
+    tag = headers.get("ETag", "")
+    if tag.startswith("W/") or not tag:  # a weak tag may not be used in If-Range
+        tag = headers.get("Last-Modified", "")
+    if tag:
+        _tag_path(part).write_text(json.dumps({"tag": tag}))
+    else:
+        _tag_path(part).unlink(missing_ok=True)
