@@ -157,7 +157,7 @@ class EliteAdapter(nn.Module):
             output_scale=output_scale,
             local_output_scale=local_output_scale,
             placeholder=placeholder,
-            image_encoder="" if example.is_meta else fingerprint([image_encoder]),
+            image_encoder=fingerprint([image_encoder]),
         )
         with torch.device(example.device):
             adapter = cls(config)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from .processor import Active, ConditionedText, Conditioning, EliteAttnProcessor, base_layer, relative_map, reweight
@@ -119,7 +120,7 @@ def check_processors(unet: nn.Module) -> dict[str, EliteAttnProcessor]:
 def condition(unet: nn.Module, conditioning: Conditioning) -> Iterator[nn.Module]:
     """Within this context, calls of ``unet`` use ELITE's global and local branches.
 
-    Local keys and values are projected here, once, with gradients when these are on. A batch twice as large as the
+    Local keys and values are projected once, with gradients when these are on. A batch twice as large as the
     conditioning is [unconditional; conditional], and its first half gets no local branch.
 
     Args:
@@ -142,7 +143,10 @@ def condition(unet: nn.Module, conditioning: Conditioning) -> Iterator[nn.Module
                 f"patch_embeddings must have width {width}, that of this UNet's text features, "
                 f"got {conditioning.patch_embeddings.shape[-1]}."
             )
-        active.local = {p: p.project_local(conditioning.patch_embeddings) for p in processors.values()}
+        if torch.is_grad_enabled():
+            # Outside every checkpointed block, so that its second pass finds the same tensors. Without gradients each
+            # layer projects at its first call instead: by then an offloaded UNet is where it computes.
+            _project_all(active, processors)
 
     def attach(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if "encoder_hidden_states" in kwargs:
@@ -161,6 +165,10 @@ def condition(unet: nn.Module, conditioning: Conditioning) -> Iterator[nn.Module
             _ACTIVE[unet] = outer
 
 
+def _project_all(active: Active, processors: Mapping[str, EliteAttnProcessor]) -> list[tuple[Tensor, Tensor]]:
+    return [active.local_of(processor) for processor in processors.values()]
+
+
 def _with(text: Tensor | ConditionedText, active: Active) -> ConditionedText:
     # Of nested contexts the inner one holds: its hook runs first.
     return text if isinstance(text, ConditionedText) else ConditionedText(text, active)
@@ -173,9 +181,9 @@ def local_values(unet: nn.Module) -> list[Tensor]:
         RuntimeError: outside `condition`, or when that has no patch embeddings.
     """
     active = _ACTIVE.get(unet)
-    if active is None or not active.local:
+    if active is None or not active.conditioning.has_local:
         raise RuntimeError("local_values needs to be called within condition(unet, ...) with patch_embeddings.")
-    return [value for _, value in active.local.values()]
+    return [value for _, value in _project_all(active, check_processors(unet))]
 
 
 @contextmanager

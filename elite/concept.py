@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import __version__
 from .files import check_finite, write_safetensors
+from .prompts import PLACEHOLDER
 
 FORMAT = "elite-concept"
 
@@ -126,3 +127,50 @@ class Concept:
         if encoder is not None:
             concept.check_encoder(encoder)
         return concept
+
+
+def assign_concepts(
+    prompts: Sequence[str],
+    concept: Concept | Sequence[Concept] | Mapping[str, Concept],
+    placeholder: str = PLACEHOLDER,
+) -> tuple[list[Concept], list[str]]:
+    """Which concept and which placeholder each prompt has.
+
+    Args:
+        prompts: the texts.
+        concept: one for all prompts; or a list, one for each; or a mapping from placeholders to concepts.
+        placeholder: what stands for the concept, unless a mapping says.
+
+    Returns:
+        One concept and one placeholder for each prompt.
+
+    Raises:
+        ValueError: when a list has another length, or a prompt holds none or several of a mapping's placeholders.
+        TypeError: for something that is not a concept.
+    """
+    if isinstance(concept, Mapping):
+        marks = []
+        for prompt in prompts:
+            present = [mark for mark in concept if mark in prompt]
+            if not present:
+                raise ValueError(f"prompt holds none of the placeholders {sorted(concept)}: {prompt!r}.")
+            if len(present) > 1:
+                raise ValueError(
+                    f"prompt holds the placeholders {present}, but one subject a prompt is what is possible now: "
+                    f"{prompt!r}."
+                )
+            marks.append(present[0])
+        chosen = [concept[mark] for mark in marks]
+    else:
+        chosen = list(concept) if isinstance(concept, (list, tuple)) else [concept] * len(prompts)
+        marks = [placeholder] * len(prompts)
+    if len(chosen) != len(prompts):
+        raise ValueError(
+            f"concept is a list of {len(chosen)}, but there are {len(prompts)} prompts: give one for each."
+        )
+    for item in chosen:
+        if not isinstance(item, Concept):
+            raise TypeError(f"concept must be a Concept, got {type(item).__name__}; encode_concept makes one.")
+    if len({(item.words.shape, item.patch_embeddings.shape) for item in chosen}) > 1:
+        raise ValueError("the concepts of one batch must have equal shapes: encode them with one pipeline.")
+    return chosen, marks

@@ -33,8 +33,11 @@ def fingerprint(modules: Iterable[nn.Module]) -> str:
         modules: the modules, in a fixed order.
 
     Returns:
-        The fingerprint.
+        The fingerprint; empty when weights are elsewhere (on the meta device, as when they are offloaded one by one).
     """
+    modules = list(modules)
+    if any(parameter.is_meta for module in modules for parameter in module.parameters()):
+        return ""
     digest = hashlib.sha256()
     for module in modules:
         config = getattr(module, "config", None)

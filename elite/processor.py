@@ -104,6 +104,12 @@ class Active:
     conditioning: Conditioning
     local: dict[EliteAttnProcessor, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def local_of(self, processor: EliteAttnProcessor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """K^l and V^l of one layer, projected on first use and kept."""
+        if processor not in self.local:
+            self.local[processor] = processor.project_local(self.conditioning.patch_embeddings, device)
+        return self.local[processor]
+
 
 class ConditionedText(NamedTuple):
     """Text features (B, L, d) with the conditioning of their samples: what a conditioned UNet call hands to attn2."""
@@ -152,9 +158,10 @@ class EliteAttnProcessor(nn.Module):
             ):
                 mine.weight.copy_(theirs)
 
-    def project_local(self, patch_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def project_local(self, patch_embeddings: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """K^l and V^l of Eq. 6, (B, p², inner) each, from patch embeddings (B, p², d)."""
-        patches = patch_embeddings.to(self.to_k_local.weight.device, self.to_k_local.weight.dtype)
+        weight = self.to_k_local.weight
+        patches = patch_embeddings.to(device or weight.device, weight.dtype)
         return self.to_k_local(patches), self.to_v_local(patches)
 
     def forward(
@@ -211,7 +218,7 @@ class EliteAttnProcessor(nn.Module):
 
         if self.recorder is not None:
             out = self._recorded(attn, query, key, value, attention_mask, active)
-        elif active is None or self not in active.local:
+        elif active is None or not active.conditioning.has_local:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         else:
             out = self._fused(attn, query, key, value, attention_mask, active)
@@ -224,9 +231,9 @@ class EliteAttnProcessor(nn.Module):
             out = out + residual
         return out / attn.rescale_output_factor
 
-    def _local(self, attn: nn.Module, active: Active, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        key, value = active.local[self]
-        return _heads(attn, key.to(dtype), attn.norm_k), _heads(attn, value.to(dtype))
+    def _local(self, attn: nn.Module, active: Active, query: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = active.local_of(self, query.device)
+        return _heads(attn, key.to(query.dtype), attn.norm_k), _heads(attn, value.to(query.dtype))
 
     def _fused(
         self, attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, active: Active
@@ -235,7 +242,7 @@ class EliteAttnProcessor(nn.Module):
         asked, start = active.conditioning, _first_row(query, active.conditioning)
         mask_of = (lambda rows: None) if mask is None else (lambda rows: mask[rows])
         without, with_local = slice(0, start), slice(start, None)
-        local_key, local_value = self._local(attn, active, query.dtype)
+        local_key, local_value = self._local(attn, active, query)
         local = F.scaled_dot_product_attention(query[with_local], local_key, local_value)
         conditioned = query[with_local], key[with_local], value[with_local]
         if asked.reweighting:
@@ -258,9 +265,9 @@ class EliteAttnProcessor(nn.Module):
         probs = _probabilities(query, key, mask)  # (B, h, Q, L)
         out, local_probs = probs @ value, None
         start = 0 if active is None else _first_row(query, active.conditioning)
-        if active is not None and self in active.local:
+        if active is not None and active.conditioning.has_local:
             asked = active.conditioning
-            local_key, local_value = self._local(attn, active, query.dtype)
+            local_key, local_value = self._local(attn, active, query)
             local_probs = _probabilities(query[start:], local_key)  # (rows, h, Q, p²)
             if asked.reweighting:
                 word_map = _column(probs[start:], asked.word_index)

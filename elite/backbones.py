@@ -1,0 +1,113 @@
+"""Base models by name: the bundled miniature, Stable Diffusion v1-4, or any folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from .pipeline import ElitePipeline
+
+# Commits of the Hub repositories this project names. None: no commit is known to us, so the newest is loaded.
+REVISIONS: Mapping[str, str | None] = MappingProxyType(
+    {
+        "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
+        "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+        "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+        "ELITE-library/ELITE": None,  # commit not known
+        "facebook/dino-vits16": None,  # commit not known
+    }
+)
+SD14 = "CompVis/stable-diffusion-v1-4"
+CLIP_LARGE = "openai/clip-vit-large-patch14"
+NAMES = ("toybox", "sd14")
+
+
+def best_device() -> torch.device:
+    """``ELITE_DEVICE`` when it is set, otherwise a GPU when there is one, otherwise the CPU.
+
+    Raises:
+        ValueError: when ``ELITE_DEVICE`` is not a device.
+    """
+    wanted = os.environ.get("ELITE_DEVICE")
+    if wanted:
+        try:
+            return torch.device(wanted)
+        except RuntimeError as error:
+            raise ValueError(f'ELITE_DEVICE must be a torch device such as "cpu" or "cuda", got {wanted!r}.') from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def load_pipeline(
+    name: str | Path | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> ElitePipeline:
+    """An `ElitePipeline`, ready to use.
+
+    Args:
+        name: "toybox" (the bundled miniature), "sd14" (Stable Diffusion v1-4 with the authors' checkpoints, from the
+            Hub), or a folder; ``ELITE_BACKBONE``, or else "toybox", when left out.
+        device: where to compute; `best_device` when left out.
+        dtype: type of the weights; float32 for the toybox and on the CPU, otherwise fp16 when left out.
+        **kwargs: for `ElitePipeline.from_pretrained`, such as ``adapter``.
+
+    Returns:
+        The pipeline, without progress bar for the toybox.
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: when a folder holds no pipeline.
+    """
+    name = name or os.environ.get("ELITE_BACKBONE") or "toybox"
+    device = best_device() if device is None else torch.device(device)
+    small = str(name) == "toybox" or device.type == "cpu"
+    dtype = dtype or (torch.float32 if small else torch.float16)
+    if str(name) == "toybox":
+        folder = _toybox_folder()
+    elif str(name) == "sd14":
+        return _load_sd14(dtype, **kwargs).to(device)
+    else:
+        folder = Path(name)
+        if not (folder / "model_index.json").is_file():
+            raise FileNotFoundError(
+                f"model must be one of {', '.join(NAMES)} or a folder with a model_index.json, got {str(name)!r}."
+            )
+    from .pipeline import ElitePipeline
+
+    pipe = ElitePipeline.from_pretrained(folder, torch_dtype=dtype, **kwargs).to(device)
+    if str(name) == "toybox":
+        pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _toybox_folder() -> Path:
+    """The bundled miniature's folder, its files checked."""
+    toybox = import_module("elite.toybox")  # by name: nothing below the toybox imports it
+    toybox.verify()
+    return Path(toybox.WEIGHTS)
+
+
+def _load_sd14(dtype: torch.dtype, **kwargs: Any) -> ElitePipeline:
+    """Stable Diffusion v1-4, CLIP ViT-L/14 and, unless another adapter is named, the authors' checkpoints."""
+    from transformers import CLIPVisionModel
+
+    from .checkpoints import OFFICIAL_REPOSITORY
+    from .pipeline import ElitePipeline
+
+    encoder = CLIPVisionModel.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE], dtype=dtype)
+    options = {"adapter": OFFICIAL_REPOSITORY, "adapter_revision": REVISIONS[OFFICIAL_REPOSITORY], **kwargs}
+    return ElitePipeline.from_pretrained(
+        SD14, revision=REVISIONS[SD14], image_encoder=encoder, torch_dtype=dtype, **options
+    )

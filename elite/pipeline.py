@@ -1,0 +1,375 @@
+"""ElitePipeline: Stable Diffusion that draws a subject encoded from one picture."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.loaders import TextualInversionLoaderMixin
+from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
+from torch import Tensor
+
+from .adapter import CONFIG_NAME, EliteAdapter
+from .attention import Conditioning, check_processors, condition
+from .checkpoints import GLOBAL_NAME, load_official
+from .concept import Concept, assign_concepts
+from .features import check_layers, clip_features, patch_grid, patch_mask, preprocess
+from .files import check_finite, find_file, write_json
+from .images import apply_mask, read_image, read_mask
+from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL.Image import Image
+
+ADAPTER_FOLDER = "elite"
+_BASE_SIGNATURE = inspect.signature(StableDiffusionPipeline.__call__)
+
+
+class ElitePipeline(StableDiffusionPipeline):
+    """Stable Diffusion with an ELITE adapter.
+
+    A folder of it is an ordinary ``StableDiffusionPipeline`` folder with an ``image_encoder/``, and the adapter in
+    ``elite/``. Without ``concept`` it does what its base class does, to the bit.
+
+    Example::
+
+        pipe = ElitePipeline.from_pretrained("path/to/folder")
+        dog = pipe.encode_concept("dog.jpg", mask="dog-mask.png")
+        pipe("a S* in the snow", concept=dog, fusion_weight=0.6).images[0]
+    """
+
+    _adapter: EliteAdapter | None = None
+
+    @property
+    def adapter(self) -> EliteAdapter:
+        """The attached adapter.
+
+        Raises:
+            ValueError: when there is none.
+        """
+        if self._adapter is None:
+            raise ValueError(
+                'this pipeline has no ELITE adapter: give from_pretrained adapter="path", or adapter="init" for an '
+                "untrained one, or call attach_adapter."
+            )
+        return self._adapter
+
+    def attach_adapter(self, adapter: EliteAdapter) -> ElitePipeline:
+        """Use an adapter, in place of the one before.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            ValueError: when it does not fit the UNet, text encoder or image encoder.
+        """
+        if self.image_encoder is None:
+            raise ValueError("image_encoder is missing: ELITE reads pictures with a CLIP image encoder; load one.")
+        config, vision = adapter.config, self.image_encoder.config
+        check_layers(config.layers, vision.num_hidden_layers)
+        for what, mine, theirs in (
+            ("image encoder", vision.hidden_size, config.input_dim),
+            ("text encoder", self.text_encoder.config.hidden_size, config.output_dim),
+        ):
+            if mine != theirs:
+                raise ValueError(f"the adapter reads an {what} of width {theirs}, this pipeline's has {mine}.")
+        if self._adapter is not None:
+            self._adapter.detach()
+        adapter.attach(self.unet)
+        self._adapter = adapter
+        self._move_mappers()
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        adapter: EliteAdapter | str | Path | None = None,
+        adapter_revision: str | None = None,
+        **kwargs: Any,
+    ) -> ElitePipeline:
+        """Load a base model and its adapter.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a Hub repository (pin it with ``revision``).
+            adapter: None takes the folder's own ``elite/`` when it has one; a path or repository holds an adapter or
+                the authors' two files; "init" makes an untrained one.
+            adapter_revision: commit of the adapter's repository.
+            **kwargs: as the base class: ``torch_dtype``, ``revision``, components such as ``image_encoder``.
+
+        Returns:
+            The pipeline; without any adapter it can only do what the base class does.
+
+        Raises:
+            FileNotFoundError: when the adapter does not exist.
+            ValueError: when it does not fit.
+        """
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if adapter is None:
+            found = find_file(pretrained_model_name_or_path, CONFIG_NAME, kwargs.get("revision"), ADAPTER_FOLDER)
+            if found is not None:
+                pipe.attach_adapter(EliteAdapter.from_pretrained(found.parent))
+        elif isinstance(adapter, EliteAdapter):
+            pipe.attach_adapter(adapter)
+        elif adapter == "init":
+            pipe.attach_adapter(EliteAdapter.for_models(pipe.unet, pipe.text_encoder, pipe.image_encoder))
+        else:
+            pipe.attach_adapter(_load_adapter(adapter, adapter_revision))
+        return pipe
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the folder: the base model as its own class would, the adapter in ``elite/``.
+
+        Args:
+            save_directory: where; made when it does not exist.
+            **kwargs: as the base class.
+
+        Raises:
+            RuntimeError: when the adapter's attention processors were replaced.
+            OSError: when the folder cannot be written to.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._adapter is None:
+            super().save_pretrained(folder, **kwargs)
+        else:
+            check_processors(self.unet)
+            self._adapter.detach()  # or the UNet's file would carry the adapter's weights too
+            try:
+                super().save_pretrained(folder, **kwargs)
+            finally:
+                self._adapter.attach(self.unet)
+            self._adapter.save_pretrained(folder / ADAPTER_FOLDER)
+        index = folder / "model_index.json"
+        # The base class's name, so that diffusers loads the folder without knowing about ELITE.
+        write_json(index, {**json.loads(index.read_text()), "_class_name": StableDiffusionPipeline.__name__})
+
+    def to(self, *args: Any, **kwargs: Any) -> ElitePipeline:
+        """Move or cast all parts, the adapter too."""
+        super().to(*args, **kwargs)
+        self._move_mappers()
+        return self
+
+    def _move_mappers(self) -> None:
+        if self._adapter is None or self.image_encoder is None:
+            return
+        for mapper in (self._adapter.global_mapper, self._adapter.local_mapper):
+            mapper.to(self.image_encoder.device, self.image_encoder.dtype)
+
+    @torch.no_grad()
+    def encode_concept(
+        self, image: str | Path | Image, mask: str | Path | Image | None = None, mask_mode: str = "nearest"
+    ) -> Concept:
+        """Encode one picture of a subject.
+
+        Args:
+            image: path or picture; the subject should fill most of it.
+            mask: path or picture of the same size, white on the subject; None takes the whole picture.
+            mask_mode: how the mask comes to the patch grid, "nearest" or "area"; see `features.patch_mask`.
+
+        Returns:
+            The concept, in the pipeline's device and type.
+
+        Raises:
+            FileNotFoundError: when a file does not exist.
+            ValueError: when picture or mask cannot be used, or the pipeline has no adapter.
+        """
+        return self.encode_concepts([image], [mask], mask_mode)[0]
+
+    @torch.no_grad()
+    def encode_concepts(
+        self,
+        images: Sequence[str | Path | Image],
+        masks: Sequence[str | Path | Image | None] | None = None,
+        mask_mode: str = "nearest",
+    ) -> list[Concept]:
+        """Encode several pictures in one batch, one concept each; see `encode_concept`."""
+        adapter, encoder = self.adapter, self.image_encoder
+        masks = [None] * len(images) if masks is None else list(masks)
+        if len(masks) != len(images) or not images:
+            raise ValueError(
+                f"masks must be one for each of the {len(images)} images (at least one), got {len(masks)}."
+            )
+        pictures = [read_image(image) for image in images]
+        objects = [None if m is None else read_mask(m, p.size) for m, p in zip(masks, pictures, strict=True)]
+        side, grid = encoder.config.image_size, patch_grid(encoder)
+        on_grid = torch.cat([_mask_on_grid(mask, side, grid, mask_mode) for mask in objects])  # (B, p², 1)
+        masked = [p if m is None else apply_mask(p, m) for p, m in zip(pictures, objects, strict=True)]
+
+        device, dtype = self._execution_device, encoder.dtype
+        whole = preprocess(pictures, side).to(device, dtype)
+        # Without masks both branches read the same pixels: one pass of the encoder is enough.
+        parts = None if all(m is None for m in objects) else preprocess(masked, side).to(device, dtype)
+        whole_features = clip_features(encoder, whole, adapter.config.layers)
+        part_features = whole_features if parts is None else clip_features(encoder, parts, adapter.config.layers)
+        words = _run(adapter.global_mapper, whole_features)
+        patches = _run(adapter.local_mapper, part_features, on_grid)
+        check_finite({"words": words, "patch_embeddings": patches}, "the encoded picture")
+        self.maybe_free_model_hooks()
+
+        made = {
+            "encoder": adapter.encoder_id(encoder),
+            "layers": list(adapter.config.layers),
+            "mask_mode": mask_mode,
+            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        }
+        return [
+            Concept(
+                words[i].to(dtype),
+                patches[i].to(dtype),
+                {**made, "image_size": list(pictures[i].size), "mask_coverage": _coverage(objects[i])},
+            )
+            for i in range(len(pictures))
+        ]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        *args: Any,
+        concept: Concept | Sequence[Concept] | Mapping[str, Concept] | None = None,
+        fusion_weight: float | Sequence[float] = 0.8,
+        words: str | Sequence[int] = "w0",
+        reweighting: bool = True,
+        batchwide_maximum: bool = False,
+        placeholder: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate pictures, of a subject when a concept is given.
+
+        Args:
+            prompt: text or texts, each with the placeholder once when a concept is given.
+            *args: positional arguments of the base class after ``prompt``.
+            concept: a concept for all prompts, a list with one for each, or a mapping from placeholders to concepts.
+            fusion_weight: λ of Eq. 6, one number or one for each prompt: 0.8 for "a photo of a S*", 0.6 for editing.
+            words: which words stand in the prompt: "w0" … "w4", "all", or indexes.
+            reweighting: whether local attention follows the primary word's map (Eq. 8).
+            batchwide_maximum: the authors' maximum over the whole batch in Eq. 8.
+            placeholder: what stands for the subject; the adapter's own when left out.
+            **kwargs: everything the base class takes.
+
+        Returns:
+            As the base class.
+
+        Raises:
+            ValueError: for a prompt without placeholder or too long, a concept of another encoder, or a number of
+                steps below 1.
+            RuntimeError: when the adapter's attention processors were replaced.
+        """
+        given = _BASE_SIGNATURE.bind_partial(self, prompt, *args, **kwargs).arguments
+        steps = given.get("num_inference_steps", 1)
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
+        if concept is None:
+            return super().__call__(prompt, *args, **kwargs)
+
+        adapter = self.adapter
+        check_processors(self.unet)
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, list) or not prompts or given.get("prompt_embeds") is not None:
+            raise ValueError("prompt must be a text or a list of texts when a concept is given (not prompt_embeds).")
+        if given.get("clip_skip") is not None:
+            raise ValueError("clip_skip cannot be used with a concept: its words are trained for the last text layer.")
+        chosen, marks = assign_concepts(prompts, concept, placeholder or adapter.config.placeholder or PLACEHOLDER)
+        encoder_id = adapter.encoder_id(self.image_encoder)
+        for item in {id(item): item for item in chosen}.values():
+            item.check_encoder(encoder_id)
+        weight = _fusion_weight(fusion_weight, len(prompts))
+        injected = select_words(torch.stack([item.words for item in chosen]), words)  # (B, n, d)
+        if isinstance(self, TextualInversionLoaderMixin):
+            prompts = self.maybe_convert_prompt(prompts, self.tokenizer)
+        tokenized = tokenize(self.tokenizer, prompts, marks, num_words=injected.shape[1])
+
+        with self._text_lora_scale(given.get("cross_attention_kwargs")):
+            prompt_embeds = encode_prompts(self.text_encoder, tokenized, injected)
+        if isinstance(given.get("negative_prompt"), str):
+            given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
+        # Pictures of one prompt stand together (a a b b), as the base class repeats its prompt embeddings.
+        count = given.get("num_images_per_prompt") or 1
+        asked = Conditioning(
+            patch_embeddings=torch.stack([item.patch_embeddings for item in chosen]).repeat_interleave(count, dim=0),
+            word_index=tokenized.word_index.repeat_interleave(count, dim=0).to(self._execution_device),
+            fusion_weight=weight.repeat_interleave(count) if isinstance(weight, Tensor) else weight,
+            reweighting=reweighting,
+            batchwide_maximum=batchwide_maximum,
+        )
+        given |= {"prompt": None, "prompt_embeds": prompt_embeds}
+        rest = {key: value for key, value in given.items() if key not in ("self", "kwargs")}
+        with condition(self.unet, asked):
+            return super().__call__(**rest, **given.get("kwargs", {}))
+
+    @contextmanager
+    def _text_lora_scale(self, cross_attention_kwargs: Mapping[str, Any] | None) -> Iterator[None]:
+        """The base class scales LoRA layers of the text encoder while it encodes: so do we."""
+        scale = (cross_attention_kwargs or {}).get("scale")
+        if scale is None or not USE_PEFT_BACKEND:
+            yield
+            return
+        scale_lora_layers(self.text_encoder, scale)
+        try:
+            yield
+        finally:
+            unscale_lora_layers(self.text_encoder, scale)
+
+
+def _load_adapter(source: str | Path, revision: str | None) -> EliteAdapter:
+    """An adapter in our format, or the authors' two files, from a folder or repository."""
+    ours = find_file(source, CONFIG_NAME, revision)
+    if ours is not None:
+        return EliteAdapter.from_pretrained(source, revision)
+    if any(find_file(source, GLOBAL_NAME, revision, folder) for folder in (None, "checkpoints")):
+        return load_official(source, revision=revision)
+    raise FileNotFoundError(f"{source} holds neither an ELITE adapter ({CONFIG_NAME}) nor {GLOBAL_NAME}.")
+
+
+def _run(mapper: torch.nn.Module, features: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+    """Run a mapper where the features are, in its own type (training may keep it in float32)."""
+    mapper.to(features[0].device)
+    dtype = next(mapper.parameters()).dtype
+    inputs = tuple(feature.to(dtype) for feature in features)
+    return mapper(inputs) if mask is None else mapper(inputs, mask.to(features[0].device))
+
+
+def _mask_on_grid(mask: Image | None, side: int, grid: int, mode: str) -> Tensor:
+    """A picture mask on the patch grid by way of the encoder's input size, as the authors do: (1, p², 1)."""
+    if mask is None:
+        return torch.ones(1, grid * grid, 1)
+    from PIL import Image as PILImage
+
+    small = mask.resize((side, side), PILImage.Resampling.NEAREST)
+    pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(1, 1, side, side) / 255.0
+    on_grid = patch_mask(pixels, grid, mode)
+    if not bool((on_grid > 0).any()):
+        raise ValueError(
+            f"mask is empty on the {grid} × {grid} grid of patches: the object is too small; "
+            'crop the picture to it, or use mask_mode="area".'
+        )
+    return on_grid
+
+
+def _coverage(mask: Image | None) -> float:
+    """Fraction of the picture that is the subject."""
+    if mask is None:
+        return 1.0
+    return round(mask.histogram()[255] / (mask.width * mask.height), 4)
+
+
+def _fusion_weight(value: float | Sequence[float], count: int) -> float | Tensor:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(item, (int, float)) and math.isfinite(item) for item in values):
+        raise ValueError(f"fusion_weight must be a finite number or one for each prompt, got {value!r}.")
+    if not isinstance(value, (list, tuple)):
+        return float(value)
+    if len(values) != count:
+        raise ValueError(f"fusion_weight has {len(values)} numbers, but there are {count} prompts.")
+    return torch.tensor(values, dtype=torch.float32)
