@@ -1,0 +1,74 @@
+"""Learns the byte-pair vocabulary of the captions and writes it as an ordinary CLIP tokenizer of 1024 tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from elite.toybox.backbone_training.shapes import TEXT_POSITIONS, VOCABULARY_SIZE
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+SUFFIX = "</w>"
+# Prompts of the paper and of its readers use words that the captions may lack; each is worth a token or two.
+COMMON_TEXT = """
+a photo of a the of in on with and its top it at from by for next to near behind under over front back side is are was
+photo rendering cropped photo bright clean dirty dark close-up cool weird good bad nice small large depiction picture painting
+jungle snow beach cobblestone street pink fabric wooden floor city background mountain blue house purple rug forest wheat
+field tree autumn leaves eiffel tower floating water ocean milk mirror sunflowers sidewalk crowded green grass dirt road white
+wearing red hat santa rainbow scarf black top pair pink glasses yellow shirt firefighter outfit police chef witch wizard
+shiny wet cube shaped red purple blue orange brown grey gray golden silver striped dotted spotted plain checkered patterned
+dog cat bear bird fish rabbit fox penguin pig owl duck frog turtle cow sheep lion monkey mug vase teapot car truck boat house
+backpack boot sneaker clock lamp chair guitar robot balloon book ball candle bowl can toy stuffed animal plushie cup bottle
+big tall wide round long short soft hard old new fine style drawing sketch watercolor digital art colorful color colour
+hat scarf glasses shirt coat dress crown bow tie boots sunny rainy cloudy night day morning evening sky sun moon star stars
+this that these there here some many other people person child man woman someone holding sitting standing running sleeping playing
+flying swimming jumping looking left right middle center corner inside outside above between through kitchen garden desert
+window door table bed sofa shelf box basket paper glass metal plastic stone leather wool gold bronze cotton straw grey
+underwater space planet cloud rain storm fire ice lake pond island bridge castle tower church school market library museum
+"""
+
+
+def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
+    """The first ``count`` byte-pair merges of ``texts``, split into words as CLIP does.
+
+    Raises:
+        ValueError: if the texts are too few to give that many merges.
+    """
+    learner = Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
+    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(vocab_size=50_000, min_frequency=1, end_of_word_suffix=SUFFIX, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
+    if len(merges) < count:
+        raise ValueError(f"`texts` give {len(merges)} byte-pair merges, but {count} are needed: pass more captions.")
+    return merges[:count]
+
+
+def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges were learned from ``captions``: 512 bytes, the merges, then start and end."""
+    common = [line for line in COMMON_TEXT.splitlines() if line] * 3
+    # The order of sorted() and not that of a set: equal captions must give an equal vocabulary.
+    merges = learn_merges([*sorted(set(captions)), *common], VOCABULARY_SIZE - 514)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(letter + SUFFIX for letter in alphabet), *("".join(merge) for merge in merges), START, END]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        unk_token=END,
+        model_max_length=TEXT_POSITIONS,
+    )
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write the tokenizer as files that `CLIPTokenizer.from_pretrained` reads."""
+    tokenizer.save_pretrained(folder)

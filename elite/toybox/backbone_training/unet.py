@@ -1,0 +1,117 @@
+"""Trains the noise predictor on cached latents: Stable Diffusion's schedule, min-SNR weights, dropped captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import typer
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from elite.toybox.backbone_training import options
+from elite.toybox.backbone_training.fit import Fit, FitSettings, run_processes
+from elite.toybox.backbone_training.shapes import build_unet, training_noise
+
+CAPTION_DROPOUT = 0.1
+SNR_LIMIT = 5.0
+
+
+class CachedLatents:
+    """What `cache_latents` wrote for one split.
+
+    Attributes:
+        means, deviations: (N, 8, 16, 16) half.
+        texts: features of all different captions, (T, 32, 128) half; number 0 is the empty prompt.
+        captions: which captions each picture has, (N, C) long.
+        factor: scales the latents to unit variance.
+    """
+
+    def __init__(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True, mmap=True)
+        self.means, self.deviations = state["means"], state["deviations"]
+        self.texts, self.captions, self.factor = state["texts"], state["captions"], state["factor"]
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Scaled latents (B, 8, 16, 16) and text features (B, 32, 128) of pictures drawn at random."""
+        chosen = torch.randint(len(self), (size,), generator=generator)
+        noise = torch.randn(size, *self.means.shape[1:], generator=generator)
+        latents = (self.means[chosen].float() + self.deviations[chosen].float() * noise) * self.factor
+        column = torch.randint(self.captions.shape[1], (size,), generator=generator)
+        number = self.captions[chosen, column]
+        dropped = torch.rand(size, generator=generator) < CAPTION_DROPOUT
+        return latents, self.texts[number.masked_fill(dropped, 0)].float()
+
+
+def snr_weights(alphas_cumprod: Tensor, limit: float = SNR_LIMIT) -> Tensor:
+    """Weight of each timestep's squared error of the noise: min(SNR, limit) / SNR (Hang et al. 2023), (T,)."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return snr.clamp(max=limit) / snr
+
+
+def train_unet(
+    cached: Path, out: Path, fit_settings: FitSettings, batch: int = 16, init_from: Path | None = None
+) -> None:
+    """Train on the latents of ``cached`` and write the averaged weights to ``out``/unet.
+
+    The loss is the weighted squared error of the predicted noise; ``validation`` in the curve is its plain mean over
+    fixed pictures, noises and timesteps.
+    """
+    torch.manual_seed(fit_settings.seed)
+    train, validation = CachedLatents(cached / "train.pt"), CachedLatents(cached / "validation.pt")
+    unet = build_unet()
+    if init_from is not None:
+        unet = UNet2DConditionModel.from_pretrained(init_from, subfolder="unet", torch_dtype=torch.float32)
+    unet = unet.to(memory_format=torch.channels_last)
+    schedule = training_noise()
+    weights = snr_weights(schedule.alphas_cumprod)
+
+    def errors(source: CachedLatents, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        latents, text = source.batch(size, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        # One timestep from each of B equal parts of the schedule: every batch sees all noise levels.
+        times = (torch.arange(size) + torch.rand(size, generator=generator)) * (len(weights) / size)
+        times = times.long().clamp(max=len(weights) - 1)
+        noisy = schedule.add_noise(latents, noise, times).contiguous(memory_format=torch.channels_last)
+        predicted = unet(noisy, times, encoder_hidden_states=text, return_dict=False)[0]
+        return (predicted - noise).square().mean((1, 2, 3)), weights[times]
+
+    def step(index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        error, weight = errors(train, batch, generator)
+        return {"loss": (error * weight).mean(), "error": error.mean()}
+
+    def evaluate() -> dict[str, float]:
+        generator = torch.Generator().manual_seed(1)
+        total = [errors(validation, 64, generator)[0].mean() for _ in range(4)]
+        unet.save_pretrained(out / "unet")  # the averaged weights, so that samples can be looked at while it trains
+        return {"validation": float(torch.stack(total).mean())}
+
+    Fit(unet, out, fit_settings, evaluate).run(step)
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    cached: options.Data,
+    out: options.Out,
+    steps: options.Steps = None,
+    minutes: options.Minutes = None,
+    processes: options.Workers = 2,
+    seed: options.Seed = 0,
+    batch: options.Batch = 16,
+    rate: options.Rate = 1e-3,
+    init_from: options.InitFrom = None,
+    stop_file: options.StopFile = None,
+) -> None:
+    """Train the noise predictor; ``batch`` is each process's share."""
+    chosen = options.settings(steps, minutes, rate, seed, stop_file)
+    run_processes(train_unet, (cached, out, chosen, batch, init_from), processes)
+
+
+if __name__ == "__main__":
+    app()

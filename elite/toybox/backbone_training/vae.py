@@ -1,0 +1,96 @@
+"""Trains the autoencoder: squared and absolute error, a whisper of KL, and a little noise on the latents.
+
+PSNR is the measure, so there is no perceptual or adversarial term.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import typer
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from elite.toybox.backbone_training import options
+from elite.toybox.backbone_training.fit import Fit, FitSettings
+from elite.toybox.backbone_training.pictures import PictureSet, to_float
+from elite.toybox.backbone_training.shapes import build_vae
+from elite.toybox.metrics import psnr
+
+KL_WEIGHT = 1e-6
+L1_WEIGHT = 0.1
+
+
+def initial_vae(init_from: Path | None = None) -> AutoencoderKL:
+    """A fresh autoencoder, or the one of a weights folder, in float32."""
+    if init_from is not None:
+        return AutoencoderKL.from_pretrained(init_from, subfolder="vae", torch_dtype=torch.float32)
+    vae = build_vae()
+    with torch.no_grad():
+        vae.quant_conv.bias[vae.config.latent_channels :] = -4.0  # little noise at first: it would drown the signal
+    return vae
+
+
+def vae_losses(vae: AutoencoderKL, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Losses of one batch of images (B, 3, 64, 64) in [-1, 1]."""
+    posterior = vae.encode(images).latent_dist
+    latents = posterior.sample(generator)
+    reconstruction = vae.decode(latents).sample
+    squared = F.mse_loss(reconstruction, images)
+    absolute = F.l1_loss(reconstruction, images)
+    divergence = posterior.kl().mean()
+    return {"loss": squared + L1_WEIGHT * absolute + KL_WEIGHT * divergence, "mse": squared, "kl": divergence}
+
+
+def train_vae(data: Path, out: Path, fit_settings: FitSettings, batch: int = 8, init_from: Path | None = None) -> None:
+    """Train on ``data``/train, measure on ``data``/validation, and write the averaged weights to ``out``/vae."""
+    train, validation = PictureSet(data / "train"), PictureSet(data / "validation")
+    vae = initial_vae(init_from).to(memory_format=torch.contiguous_format)
+
+    def step(index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        chosen = torch.randint(len(train), (batch,), generator=generator)
+        images = to_float(train.images[chosen.numpy()])
+        flipped = torch.rand(batch, generator=generator) < 0.5
+        images[flipped] = images[flipped].flip(-1)
+        return vae_losses(vae, images, generator)
+
+    def evaluate() -> dict[str, float]:
+        ratios = []
+        for first in range(0, min(256, len(validation)), 32):
+            images = to_float(validation.images[first : first + 32])
+            ratios.append(psnr(vae.decode(vae.encode(images).latent_dist.mode()).sample, images))
+        value = float(torch.cat(ratios).mean())
+        return {"validation_psnr": value if math.isfinite(value) else 0.0}
+
+    fit = Fit(vae, out, fit_settings, evaluate)
+    fit.run(step)
+    with fit.averaged():
+        vae.save_pretrained(out / "vae")
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    data: options.Data,
+    out: options.Out,
+    steps: options.Steps = None,
+    minutes: options.Minutes = None,
+    threads: options.Threads = 1,
+    seed: options.Seed = 0,
+    batch: options.Batch = 8,
+    rate: options.Rate = 2e-3,
+    init_from: options.InitFrom = None,
+    stop_file: options.StopFile = None,
+) -> None:
+    """Train the autoencoder."""
+    options.start(threads, seed)
+    train_vae(data, out, options.settings(steps, minutes, rate, seed, stop_file), batch, init_from)
+
+
+if __name__ == "__main__":
+    app()

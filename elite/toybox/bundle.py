@@ -1,0 +1,108 @@
+"""Writes trained parts into a weights folder, in half precision and all at once.
+
+The folder is assembled under a temporary name and takes the old one's place in one rename, so that a program that
+loads it meanwhile finds the old or the new weights and never a mixture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin, StableDiffusionPipeline
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from elite.toybox.backbone_training import shapes
+from elite.toybox.checksums import write_checksums
+
+PIPELINE_PARTS = ("text_encoder", "vae", "unet", "image_encoder")
+OTHER_PARTS = ("identity_encoder", "judge")
+
+
+def save_part(part: nn.Module, folder: Path) -> None:
+    """Write a diffusers or transformers model as half-precision safetensors whose configuration says float32.
+
+    Transformers loads in the type that the configuration names, and half precision is far slower on a CPU.
+    """
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in part.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(part, ModelMixin):
+        part.save_config(folder)
+        halves = {name: value.contiguous() for name, value in halves.items()}
+        save_file(halves, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    else:
+        part.save_pretrained(folder, state_dict=halves)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("dtype", "torch_dtype"):
+        if key in config:
+            config[key] = "float32"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def update_weights(folder: Path, parts: dict[str, nn.Module | object], clip_head: dict[str, Tensor] | None = None) -> None:
+    """Replace ``parts`` (by the names of their subfolders; ``"tokenizer"`` too) in a weights folder, keeping the others.
+
+    Raises:
+        ValueError: if a part has a name that the folder has no place for.
+    """
+    known = {*PIPELINE_PARTS, *OTHER_PARTS, "tokenizer", "scheduler", "feature_extractor"}
+    for name in parts:
+        if name not in known:
+            raise ValueError(f"`parts` names {name!r}, which is no part of a weights folder: use one of {sorted(known)}.")
+    folder = Path(folder)
+    fresh, old = (folder.with_name(f".{folder.name}-{kind}-{os.getpid()}") for kind in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    if folder.exists():
+        shutil.copytree(folder, fresh)
+    fresh.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        shutil.rmtree(fresh / name, ignore_errors=True)
+        if isinstance(part, nn.Module):
+            save_part(part, fresh / name)
+        else:
+            part.save_pretrained(fresh / name)
+    if clip_head is not None:
+        save_file({name: tensor.half().contiguous() for name, tensor in clip_head.items()}, fresh / "clip_head.safetensors")
+    write_checksums(fresh)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def random_weights(folder: Path, tokenizer: object, labels: list[str], seed: int = 0) -> None:
+    """Write a complete weights folder of the frozen shapes with random weights."""
+    from transformers import CLIPImageProcessorPil
+
+    torch.manual_seed(seed)
+    pipeline = StableDiffusionPipeline(
+        vae=shapes.build_vae(),
+        text_encoder=shapes.build_text_encoder(),
+        tokenizer=tokenizer,
+        unet=shapes.build_unet(),
+        scheduler=shapes.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=CLIPImageProcessorPil(
+            size={"shortest_edge": shapes.IMAGE_SIZE},
+            crop_size={"height": shapes.IMAGE_SIZE, "width": shapes.IMAGE_SIZE},
+        ),
+        image_encoder=shapes.build_image_encoder(),
+        requires_safety_checker=False,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline.save_config(folder)
+    parts = {name: getattr(pipeline, name) for name in PIPELINE_PARTS}
+    parts |= {name: getattr(pipeline, name) for name in ("tokenizer", "scheduler", "feature_extractor")}
+    parts |= {"identity_encoder": shapes.build_identity_encoder(), "judge": shapes.build_judge(labels)}
+    head = {
+        "text_projection.weight": torch.randn(shapes.PROJECTION_WIDTH, shapes.TEXT_WIDTH) * shapes.TEXT_WIDTH**-0.5,
+        "visual_projection.weight": pipeline.image_encoder.visual_projection.weight.detach().clone(),
+        "logit_scale": torch.tensor(2.659),
+    }
+    update_weights(folder, parts, head)
