@@ -101,12 +101,12 @@ def _toybox_folder() -> Path:
 
 def _load_sd14(dtype: torch.dtype, **kwargs: Any) -> ElitePipeline:
     """Stable Diffusion v1-4, CLIP ViT-L/14 and, unless another adapter is named, the authors' checkpoints."""
-    from transformers import CLIPVisionModel
+    from transformers import CLIPVisionModelWithProjection
 
     from .checkpoints import OFFICIAL_REPOSITORY
     from .pipeline import ElitePipeline
 
-    encoder = CLIPVisionModel.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE], dtype=dtype)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE], dtype=dtype)
     options = {"adapter": OFFICIAL_REPOSITORY, "adapter_revision": REVISIONS[OFFICIAL_REPOSITORY], **kwargs}
     return ElitePipeline.from_pretrained(
         SD14, revision=REVISIONS[SD14], image_encoder=encoder, torch_dtype=dtype, **options

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from .features import check_layers, clip_features, patch_grid, patch_mask, prepr
 from .files import check_finite, find_file, write_json
 from .images import apply_mask, read_image, read_mask
 from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
+from .stock import StableDiffusionPipeline, TextualInversionLoaderMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

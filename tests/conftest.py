@@ -1,0 +1,34 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers import draw, half_mask, picture, tiny_pipeline
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny `ElitePipeline` with a trained-like adapter; tests leave it as they find it."""
+    return tiny_pipeline(seed=0)
+
+
+@pytest.fixture
+def fresh():
+    """A tiny `ElitePipeline` of this test's own, to be changed at will."""
+    return tiny_pipeline(seed=0)
+
+
+@pytest.fixture(scope="session")
+def concept(tiny):
+    """A subject on the left half of a random picture."""
+    return tiny.encode_concept(picture(1), half_mask())
+
+
+@pytest.fixture
+def noise():
+    """Latents of one sample for the tiny UNet, (1, 4, 8, 8)."""
+    return draw(1, 4, 8, 8, seed=3)
