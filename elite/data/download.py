@@ -48,11 +48,9 @@ class DownloadReport:
 
     def summary(self) -> str:
         """One paragraph for people."""
-        lines = [
-            f"{self.chosen:,} pictures chosen: {self.downloaded:,} downloaded, {self.present:,} were there, "
-            f"{len(self.missing):,} are not on the server, {len(self.failed):,} failed",
-            f"{self.masks:,} masks in the folder, {len(self.missing_masks):,} not in the archives",
-        ]
+        pictures = f"{self.chosen:,} pictures chosen: {self.downloaded:,} downloaded, {self.present:,} were there, "
+        pictures += f"{len(self.missing):,} are not on the server, {len(self.failed):,} failed"
+        lines = [pictures, f"{self.masks:,} masks in the folder, {len(self.missing_masks):,} not in the archives"]
         lines += [f"  failed: {name}: {fault}" for name, fault in list(self.failed.items())[:5]]
         if self.failed:
             lines.append("  run the same command again to try the failed ones")

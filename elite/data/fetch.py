@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-CHUNK = 1 << 18
+CHUNK = 1 << 14  # bytes; what a broken connection loses at most
 MISSING = (404, 410)
 LONGEST_WAIT = 60.0  # seconds between two attempts
 
@@ -105,11 +105,14 @@ class Fetcher:
             headers |= {"Range": f"bytes={start}-", "If-Range": tag}
         with self._session().get(url, headers=headers, stream=True, timeout=self.timeout) as response:
             start, total = self._check(url, response, start, part)
-            _write_tag(part, response.headers)
+            if start == 0:
+                # Emptied before the tag is written: a kill in between must not join an old beginning to a new tag.
+                part.write_bytes(b"")
+                _write_tag(part, response.headers)
             if bar is not None:
                 with self._lock:
                     bar.total = (bar.total or 0) + (total or start) - start
-            with part.open("ab" if start else "wb") as file:
+            with part.open("ab") as file:
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
                     if bar is not None:
