@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from conftest import prepare_kernels  # noqa: E402  (the chapters' kernel environment, the same as under nbval)
+from conftest import prepare_kernels  # the kernels' environment, as under nbval
 
 TIMINGS = ROOT / "book" / "timings.yml"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

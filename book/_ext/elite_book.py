@@ -139,6 +139,12 @@ def escape_docstring(app: Sphinx, what: str, name: str, obj: object, options: ob
         lines[index] = "".join(pieces)
 
 
+def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """Leave out the scripts of a live-code service on the network: no button starts it, and they fail on every page."""
+    scripts = context.get("script_files", [])
+    context["script_files"] = [s for s in scripts if "thebe" not in f"{s} {getattr(s, 'attributes', {})}".lower()]
+
+
 def _resolves(name: str) -> bool:
     parts = name.split(".")
     for split in range(len(parts) - 1, 0, -1):
@@ -202,5 +208,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", number_equations)
     app.connect("env-check-consistency", check_registry)
     app.connect("doctree-resolved", resolve_links)
+    app.connect("html-page-context", drop_thebe, priority=999)
     app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before napoleon reads the sections
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

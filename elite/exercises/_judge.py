@@ -35,12 +35,10 @@ def judge(
         tolerance: largest difference that still counts as equal, relative to the largest expected value.
     """
     copies = [_copy(value) for value in arguments.values()]
-    try:
-        result = answer(*copies)
-    except Exception as error:  # a reader's function may raise anything; the message is the feedback
-        said = f"{type(error).__name__}: {error}"
+    result, stopped = attempt(lambda: answer(*copies))
+    if stopped:
         given = ", ".join(_describe(key, value) for key, value in arguments.items())
-        return fail(name, f"your function stopped with {said}. It was given {given}.")
+        return fail(name, f"{stopped} It was given {given}.")
     if result is None:
         return fail(name, "your function returns nothing yet. Fill in its body and return the result.")
     if not isinstance(result, Tensor):
@@ -68,6 +66,14 @@ def judge(
     where = f" at {index}" if index else ""
     got, want = float(result[index]), float(expected[index])
     return fail(name, f"the shape is right, the values are not:{where} yours is {got:.3f}, it should be {want:.3f}.")
+
+
+def attempt(run: Callable[[], Any]) -> tuple[Any, str]:
+    """Run a reader's code: its result and "", or None and a sentence on how it stopped."""
+    try:
+        return run(), ""
+    except Exception as error:  # noqa: BLE001  a reader's function may raise anything; the sentence is the feedback
+        return None, f"your function stopped with {type(error).__name__}: {error}."
 
 
 def fail(name: str, message: str) -> None:

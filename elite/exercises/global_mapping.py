@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from elite.exercises._judge import fail, judge, noise
+from elite.exercises._judge import attempt, fail, judge, noise
 
 
 def bent(width: int, output: int, seed: int) -> nn.Module:
@@ -99,10 +99,9 @@ def check_layers(select: Callable[[Sequence[Tensor], Sequence[int]], Sequence[Te
     """
     name, layers = "layers", [6, 1, 2, 3, 4]
     states = [torch.full((1, 2, 1), float(i)) for i in range(7)]  # h_i holds the number i
-    try:
-        result = select(list(states), list(layers))
-    except Exception as error:  # a reader's function may raise anything; the message is the feedback
-        return fail(name, f"your function stopped with {type(error).__name__}: {error}. It was given 7 hidden states.")
+    result, stopped = attempt(lambda: select(list(states), list(layers)))
+    if stopped:
+        return fail(name, f"{stopped} It was given 7 hidden states.")
     if result is None:
         return fail(name, "your function returns nothing yet. Return a list with one tensor a layer.")
     got = [int(state.flatten()[0]) for state in result]

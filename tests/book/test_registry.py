@@ -1,0 +1,47 @@
+"""The equation registry: no orphans, in either direction, and a chapter shows each equation once with its number."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def extension():
+    spec = importlib.util.spec_from_file_location("elite_book", ROOT / "book" / "_ext" / "elite_book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_eight_equations_have_code_tests_and_a_section(extension):
+    entries = extension.read_registry()
+    assert [entry["number"] for entry in entries] == list(range(1, 9))
+    assert extension.registry_problems(entries) == []
+
+
+def test_each_equation_is_shown_with_its_number_once_where_the_registry_says(extension):
+    shown = []
+    for notebook in (ROOT / "book").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        shown += [(int(number), f"book/{notebook.stem}") for number in re.findall(r"\\tag\{(\d+)\}", prose)]
+    assert sorted(shown) == [(entry["number"], entry["section"]) for entry in extension.read_registry()]
+
+
+def test_an_orphan_is_found(extension):
+    good = {"number": 9, "name": "n", "latex": "x", "section": "book/intro"}
+    entry = {**good, "code": ["elite.processor.no_such"], "tests": ["tests/book/test_registry.py::test_no_such"]}
+    assert extension.registry_problems([entry]) == [
+        "equation 9: code elite.processor.no_such does not exist",
+        "equation 9: test tests/book/test_registry.py::test_no_such does not exist",
+    ]
+    assert extension.registry_problems([{**good, "code": ["elite.processor.reweight"], "tests": []}]) == [
+        "equation 9: tests is missing"
+    ]
