@@ -43,6 +43,12 @@ def chapter_budget(notebook: Path) -> float | None:
     return metadata.get("elite", {}).get("budget", {}).get("seconds")
 
 
+@pytest.fixture(scope="session")
+def kernel_environment() -> dict[str, str]:
+    """What a chapter's kernel needs in its environment, for tests that start kernels themselves."""
+    return dict(KERNEL_ENVIRONMENT)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     option = config.option
     if not (getattr(option, "nbval", False) or getattr(option, "nbval_lax", False)):

@@ -67,7 +67,10 @@ def encode_picture(picture: Image.Image, quality: int = 90) -> tuple[str, bytes]
     """
     lossless = {"lossless": True} if quality >= 100 else {"quality": quality}
     files = {}
-    for mime, name, options in (("image/png", "PNG", {"optimize": True}), ("image/webp", "WEBP", {"method": 6, **lossless})):
+    for mime, name, options in (
+        ("image/png", "PNG", {"optimize": True}),
+        ("image/webp", "WEBP", {"method": 6, **lossless}),
+    ):
         buffer = io.BytesIO()
         picture.save(buffer, format=name, **options)
         files[mime] = buffer.getvalue()
@@ -185,10 +188,8 @@ def pictures(
     panels = []
     for number, image in enumerate(several):
         label = labels[number] if labels else ""
-        if len(several) == 1:
-            words = alt
-        else:
-            words = f"{alt.rstrip('.')}: {label or f'picture {number + 1} of {len(several)}'}"
+        name = label or f"picture {number + 1} of {len(several)}"
+        words = alt if len(several) == 1 else f"{alt.rstrip('.')}: {name}"
         panels.append(Panel(to_picture(image), words, label, width, quality))
     return Figure(tuple(panels), alt, columns, title)
 
@@ -216,7 +217,9 @@ def heatmap(values: PictureLike, maximum: float | None = None) -> Image.Image:
     return Image.fromarray((colormaps["inferno"](scaled)[..., :3] * 255 + 0.5).astype(np.uint8))
 
 
-def overlay(picture: PictureLike, values: PictureLike, strength: float = 0.65, maximum: float | None = None) -> Image.Image:
+def overlay(
+    picture: PictureLike, values: PictureLike, strength: float = 0.65, maximum: float | None = None
+) -> Image.Image:
     """Lay a heat map over a picture, enlarged to the picture's size.
 
     Args:

@@ -110,7 +110,9 @@ class InteractiveFigure:
         pictures = list(render_all(combinations)) if render_all else [render(*values) for values in combinations]
         if len(pictures) != len(combinations):
             raise ValueError(f"render_all returned {len(pictures)} frames for {len(combinations)} combinations")
-        self._frames = {values: self._frame(picture, values) for values, picture in zip(combinations, pictures)}
+        self._frames = {
+            values: self._frame(picture, values) for values, picture in zip(combinations, pictures, strict=True)
+        }
         self._combinations = combinations
         self._widget: Any = None
 
@@ -124,11 +126,11 @@ class InteractiveFigure:
         """The figure for a page without a kernel: controls and all prepared frames."""
         parts = []
         stride = len(self._combinations)
-        for control, value in zip(self.controls, self.start):
+        for control, value in zip(self.controls, self.start, strict=True):
             stride //= len(control.values)
             parts.append(_control_html(control, control.values.index(value), stride))
         frames = "".join(
-            f'<div class="elite-frame" style="{"" if values == self.start else "display:none"}">{self._frames[values]}</div>'
+            f'<div class="elite-frame" style="{_display(values == self.start)}">{self._frames[values]}</div>'
             for values in self._combinations
         )
         return f'<div class="elite-interactive" oninput="{html.escape(_SCRIPT)}">{"".join(parts)}{frames}</div>'
@@ -171,11 +173,11 @@ class InteractiveFigure:
     def _build_widget(self) -> Any:
         import ipywidgets
 
-        inputs = [_control_widget(control, value) for control, value in zip(self.controls, self.start)]
+        inputs = [_control_widget(control, value) for control, value in zip(self.controls, self.start, strict=True)]
         shown = ipywidgets.HTML(value=self.frame(*self.start))
 
         def moved(_: Any) -> None:
-            shown.value = self.frame(*(_nearest(c, w.value) for c, w in zip(self.controls, inputs)))
+            shown.value = self.frame(*(_nearest(c, w.value) for c, w in zip(self.controls, inputs, strict=True)))
 
         for widget in inputs:
             widget.observe(moved, names="value")
@@ -252,6 +254,10 @@ def choice(
         The figure.
     """
     return InteractiveFigure(render, [Control(label, tuple(names), "choice")], alt=alt, **options)
+
+
+def _display(shown: bool) -> str:
+    return "" if shown else "display:none"
 
 
 def _control_html(control: Control, index: int, stride: int) -> str:

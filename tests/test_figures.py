@@ -106,7 +106,9 @@ def test_shared_scale_shows_a_weak_word_darker():
 
 def test_curves_carry_alt_text_no_date_and_the_same_bytes():
     def draw() -> str:
-        return figures.curves({"a": [3, 2, 1], "b": ([0, 2], [1, 2])}, xlabel="step", ylabel="loss", alt="It falls").html()
+        return figures.curves(
+            {"a": [3, 2, 1], "b": ([0, 2], [1, 2])}, xlabel="step", ylabel="loss", alt="It falls"
+        ).html()
 
     assert draw() == draw()
     assert 'alt="It falls"' in draw()

@@ -1,8 +1,8 @@
 """Execute chapters in place and remove everything volatile, so that a second run gives byte-identical files.
 
-    python tools/refresh.py                        all chapters
-    python tools/refresh.py book/01_cross_attention.ipynb
-    python tools/refresh.py --record-timings       also writes book/timings.yml, from which a page is made
+python tools/refresh.py                        all chapters
+python tools/refresh.py book/01_cross_attention.ipynb
+python tools/refresh.py --record-timings       also writes book/timings.yml, from which a page is made
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ import yaml
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from conftest import prepare_kernels  # the kernels' environment, as under nbval
-
 TIMINGS = ROOT / "book" / "timings.yml"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"  # holds an id that is new in each run; the HTML stays
@@ -44,7 +41,11 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, float]:
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=1800, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        timeout=1800,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
     )
     started = time.perf_counter()
     client.execute()
@@ -73,7 +74,10 @@ def canonical(notebook: nbformat.NotebookNode, name: str) -> str:
             cell.outputs = [_stable_output(output) for output in _joined_streams(cell.outputs)]
     notebook.nbformat_minor = 5
     nbformat.validate(notebook)
-    return json.dumps(json.loads(nbformat.writes(notebook, version=4)), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(json.loads(nbformat.writes(notebook, version=4)), indent=1, sort_keys=True, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def refresh(path: Path) -> float:
@@ -126,6 +130,9 @@ def main(arguments: list[str] | None = None) -> None:
     missing = [str(path) for path in options.notebooks if not path.is_file()]
     if missing:
         parser.error(f"no such notebook: {', '.join(missing)}")
+    sys.path.insert(0, str(ROOT))
+    from conftest import prepare_kernels  # the kernels' environment, the same as under nbval
+
     prepare_kernels()
     # two threads wherever it runs: sums of floating point numbers depend on how they are split
     os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -47,8 +47,12 @@ def registry_problems(entries: list[dict[str, Any]]) -> list[str]:
         for key in ("number", "name", "latex", "code", "tests", "section"):
             if not entry.get(key):
                 problems.append(f"equation {number}: {key} is missing")
-        problems += [f"equation {number}: code {name} does not exist" for name in entry.get("code", ()) if not _resolves(name)]
-        problems += [f"equation {number}: test {name} does not exist" for name in entry.get("tests", ()) if not _has_test(name)]
+        problems += [
+            f"equation {number}: code {name} does not exist" for name in entry.get("code", ()) if not _resolves(name)
+        ]
+        problems += [
+            f"equation {number}: test {name} does not exist" for name in entry.get("tests", ()) if not _has_test(name)
+        ]
     return problems
 
 
@@ -61,7 +65,16 @@ class EquationRegistry(SphinxDirective):
         for entry in read_registry():
             link = SectionLink(number=entry["number"])
             code = _literals(entry["code"])
-            rows.append([str(entry["number"]), entry["name"], nodes.math("", entry["latex"]), code, _literals(entry["tests"]), link])
+            rows.append(
+                [
+                    str(entry["number"]),
+                    entry["name"],
+                    nodes.math("", entry["latex"]),
+                    code,
+                    _literals(entry["tests"]),
+                    link,
+                ]
+            )
         return [_table(["Eq.", "What", "Formula", "Code", "Test", "Section"], rows)]
 
 
@@ -77,7 +90,14 @@ class ChapterTimings(SphinxDirective):
             metadata = yaml.safe_load(notebook.read_text(encoding="utf-8"))["metadata"]
             budget = metadata.get("elite", {}).get("budget", {}).get("seconds")
             size = f"{notebook.stat().st_size / 1e3:.0f} kB"
-            rows.append([notebook.stem, "not recorded" if taken is None else f"{taken:.0f} s", f"{budget} s" if budget else "none", size])
+            rows.append(
+                [
+                    notebook.stem,
+                    "not recorded" if taken is None else f"{taken:.0f} s",
+                    f"{budget} s" if budget else "none",
+                    size,
+                ]
+            )
         return [_table(["Page", "Took", "Budget", "File"], rows)]
 
 
@@ -109,7 +129,9 @@ def check_registry(app: Sphinx, env: BuildEnvironment) -> None:
         if label not in labels:
             logger.warning("book/equations.yml: equation %s is shown in no chapter", entry["number"])
         elif labels[label][0] != section:
-            logger.warning("book/equations.yml: equation %s is in %s, not in %s", entry["number"], labels[label][0], section)
+            logger.warning(
+                "book/equations.yml: equation %s is in %s, not in %s", entry["number"], labels[label][0], section
+            )
     known = {f"eq-{entry['number']}" for entry in entries}
     for label in labels:
         if re.fullmatch(r"eq-\d+", label) and label not in known:

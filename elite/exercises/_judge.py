@@ -54,7 +54,9 @@ def judge(
         got, want = tuple(result.shape), tuple(expected.shape)
         return fail(name, f"the result has shape {got}; it should be {want}, which is {shape}.")
     if _same(result, expected, close):
-        changed = [key for (key, value), copy in zip(arguments.items(), copies) if not _unchanged(value, copy)]
+        changed = [
+            key for (key, value), copy in zip(arguments.items(), copies, strict=True) if not _unchanged(value, copy)
+        ]
         if changed:
             return fail(name, f"the values are right, but your function changes its argument {changed[0]} in place.")
         print(f"{RIGHT} {name}: {praise}")
@@ -72,7 +74,7 @@ def attempt(run: Callable[[], Any]) -> tuple[Any, str]:
     """Run a reader's code: its result and "", or None and a sentence on how it stopped."""
     try:
         return run(), ""
-    except Exception as error:  # noqa: BLE001  a reader's function may raise anything; the sentence is the feedback
+    except Exception as error:  # a reader's function may raise anything; the sentence is the feedback
         return None, f"your function stopped with {type(error).__name__}: {error}."
 
 

@@ -46,8 +46,8 @@ def check_attention(attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> No
             "the scores are divided by the root of the number of words; Eq. 2 takes the width d′, the last "
             "dimension of the query.": lambda: torch.softmax(scores / 5**0.5, dim=-1) @ value,
             "the softmax is missing: scores are no probabilities yet.": lambda: scores / root @ value,
-            "these are the attention probabilities. Eq. 2 goes on: multiply them by the values.": lambda: (
-                torch.softmax(scores / root, dim=-1)
+            "these are the attention probabilities. Eq. 2 goes on: multiply them by the values.": lambda: torch.softmax(
+                scores / root, dim=-1
             ),
         },
         shape="(batch, queries, d′)",
@@ -72,7 +72,7 @@ def check_guidance(guidance: Callable[[Tensor, Tensor, float], Tensor]) -> None:
             "the unconditional prediction is not added back: this is only the direction towards the text.": lambda: (
                 scale * (with_text - without)
             ),
-            "the two predictions are swapped: guidance starts at the unconditional one and goes towards the text.": lambda: (
+            "the predictions are swapped: guidance starts at the unconditional one and goes to the text.": lambda: (
                 with_text + scale * (without - with_text)
             ),
             "the step starts at the prediction with text. It starts at the one without, so that a scale of 1 gives "
@@ -104,7 +104,7 @@ def check_add_noise(add_noise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> No
         {"latents": latents, "noise": epsilon, "alpha_bar": alpha_bar},
         kept.sqrt() * latents + (1 - kept).sqrt() * epsilon,
         mistakes={
-            "the roots are missing. Variances add up, not amplitudes: √ᾱ and √(1 − ᾱ) keep the variance at 1.": lambda: (
+            "the roots are missing. Variances add up, not amplitudes: √ᾱ and √(1 − ᾱ) keep it at 1.": lambda: (
                 kept * latents + (1 - kept) * epsilon
             ),
             "latents and noise are swapped: ᾱ is the share of the picture that is kept.": lambda: (
@@ -113,7 +113,9 @@ def check_add_noise(add_noise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> No
             "the noise is weighted by 1 − √ᾱ; it should be √(1 − ᾱ).": lambda: (
                 kept.sqrt() * latents + (1 - kept.sqrt()) * epsilon
             ),
-            "the noise is not weighted: it should be √(1 − ᾱ) times the noise.": lambda: kept.sqrt() * latents + epsilon,
+            "the noise is not weighted: it should be √(1 − ᾱ) times the noise.": lambda: (
+                kept.sqrt() * latents + epsilon
+            ),
             "the latents are not weighted: √ᾱ belongs before them.": lambda: latents + (1 - kept).sqrt() * epsilon,
         },
         shape="(batch, channels, height, width)",

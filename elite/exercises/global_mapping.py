@@ -35,9 +35,9 @@ def check_word(word: Callable[[nn.Module, nn.Module, Tensor], Tensor]) -> None:
         {"cls_network": cls_network, "patch_network": patch_network, "features": features},
         expected,
         mistakes={
-            "CLS is left out. The word is the network of CLS plus the mean of the patches.": lambda: (
-                patch_network(patches).mean(dim=1)
-            ),
+            "CLS is left out. The word is the network of CLS plus the mean of the patches.": lambda: patch_network(
+                patches
+            ).mean(dim=1),
             "the patches are left out. Their mean is added to the network of CLS.": lambda: cls_network(cls),
             "the mean of the patches includes CLS: patches are features[:, 1:].": lambda: (
                 cls_network(cls) + patch_network(features).mean(dim=1)
@@ -75,8 +75,8 @@ def check_words(words: Callable[[Sequence[Tensor]], Tensor]) -> None:
             "the words of all layers are averaged into one. Each layer keeps a word of its own: stack them.": lambda: (
                 torch.stack(one_each).mean(dim=0)
             ),
-            "the layers come first: the batch is the first dimension, the words the second.": lambda: (
-                torch.stack(one_each)
+            "the layers come first: the batch is the first dimension, the words the second.": lambda: torch.stack(
+                one_each
             ),
             "the order is turned round: w0, from the deepest layer, comes first.": lambda: torch.stack(
                 one_each[::-1], dim=1

@@ -32,7 +32,9 @@ def check_patch_embeddings(embed: Callable[[nn.Module, nn.Module, Tensor, Tensor
             "shows.": lambda: patch_out * mask,
             "CLS reaches only the first patch. It is added to every patch: keep its dimension, features[:, :1], and "
             "let it broadcast.": lambda: torch.cat([patch_out[:, :1] + cls_out, patch_out[:, 1:]], dim=1) * mask,
-            "the mask is not applied: patches outside the object must become zero vectors.": lambda: cls_out + patch_out,
+            "the mask is not applied: patches outside the object must become zero vectors.": lambda: (
+                cls_out + patch_out
+            ),
             "CLS is added after the mask, so that patches outside the object are not zero.": lambda: (
                 cls_out + patch_out * mask
             ),
@@ -67,9 +69,9 @@ def check_patch_mask(patch_mask: Callable[[Tensor, int], Tensor]) -> None:
         {"mask": mask, "patches": 4},
         grid.flatten(1)[..., None],
         mistakes={
-            "rows and columns are swapped: patches come in reading order, row by row.": lambda: (
-                grid.mT.flatten(1)[..., None]
-            ),
+            "rows and columns are swapped: patches come in reading order, row by row.": lambda: grid.mT.flatten(1)[
+                ..., None
+            ],
             "the grid is still a square: flatten it to p² patches and add a last dimension of 1.": lambda: grid,
             "the last dimension is missing: (batch, patches, 1) multiplies embeddings (batch, patches, d).": lambda: (
                 grid.flatten(1)

@@ -67,7 +67,14 @@ def check_distance(distance: Callable[[int, int], str]) -> None:
             the crop covers less than 0.6 of the side, "near" when it is larger than the frame, otherwise "plain".
     """
     name = "distance"
-    cases = [(20, 64, "far"), (38, 64, "far"), (39, 64, "plain"), (64, 64, "plain"), (80, 64, "near"), (400, 512, "plain")]
+    cases = [
+        (20, 64, "far"),
+        (38, 64, "far"),
+        (39, 64, "plain"),
+        (64, 64, "plain"),
+        (80, 64, "near"),
+        (400, 512, "plain"),
+    ]
     cases += [(200, 512, "far"), (700, 512, "near")]
     answers, stopped = attempt(lambda: [distance(scale, size) for scale, size, _ in cases])
     if stopped:
@@ -77,10 +84,10 @@ def check_distance(distance: Callable[[int, int], str]) -> None:
     swapped = {"far": "near", "near": "far", "plain": "plain"}
     if answers == [swapped[want] for _, _, want in cases]:
         return fail(name, "far and near are swapped: a crop smaller than the frame looks far away.")
-    absolute = [want for (_, size, want), answer in zip(cases, answers) if size == 64 and answer == want]
+    absolute = [want for (_, size, want), answer in zip(cases, answers, strict=True) if size == 64 and answer == want]
     if len(absolute) == 5 and answers != [want for *_, want in cases]:
         return fail(name, "right for a frame of 64, wrong for 512: compare the crop with the frame, not with pixels.")
-    for (scale, size, want), answer in zip(cases, answers):
+    for (scale, size, want), answer in zip(cases, answers, strict=True):
         if answer != want:
             share = f"{scale / size:.2f} of the frame"
             return fail(name, f'a crop of {scale} in a frame of {size} is {share}: "{want}", yours says {answer!r}.')

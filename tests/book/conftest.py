@@ -29,7 +29,9 @@ def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command += ["build", str(ROOT), "--path-output", str(output), "-W", "-n", "--keep-going", "-q"]
     dead = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **dead}, timeout=300)
-    assert result.returncode == 0, f"the book does not build without warnings:\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
+    assert result.returncode == 0, (
+        f"the book does not build without warnings:\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
+    )
     return output / "_build" / "html"
 
 

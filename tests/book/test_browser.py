@@ -11,7 +11,9 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 PAGES = sorted(set(re.findall(r"book/[\w/]+", (ROOT / "_toc.yml").read_text(encoding="utf-8"))))
@@ -19,7 +21,9 @@ NOTEBOOK_PAGES = [page for page in PAGES if (ROOT / f"{page}.ipynb").exists()]
 LARGEST_PAGE = 1_500_000  # bytes of HTML, pictures included
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser tests")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found: the built pages are not tested in a browser")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium found: the built pages are not tested in a browser"
+)
 
 
 class Visit:
@@ -88,7 +92,9 @@ def test_page_loads_alone_and_in_silence(visit):
 def test_page_is_small_and_every_picture_has_alt_text(built_book: Path, visit, name):
     assert (built_book / f"{name}.html").stat().st_size <= LARGEST_PAGE
     page = visit.page
-    bare = page.eval_on_selector_all("article img", "all => all.filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80))")
+    bare = page.eval_on_selector_all(
+        "article img", "all => all.filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80))"
+    )
     assert bare == []
     broken = page.eval_on_selector_all("article img", "all => all.filter(i => i.complete && !i.naturalWidth).length")
     assert broken == 0
@@ -168,7 +174,9 @@ def test_internal_links_lead_somewhere(visits, book_address, built_book: Path):
     for name in PAGES:
         page = visits(name).page
         here = f"{book_address}/{name}.html"
-        for href in page.eval_on_selector_all("main a[href], nav a[href]", "all => all.map(a => a.getAttribute('href'))"):
+        for href in page.eval_on_selector_all(
+            "main a[href], nav a[href]", "all => all.map(a => a.getAttribute('href'))"
+        ):
             target, anchor = urldefrag(urljoin(here, href))
             if not target.startswith(book_address) or href.startswith("javascript:"):
                 continue
@@ -195,7 +203,8 @@ def test_labels_of_figures_are_readable_in_both_themes(visit, theme):
 # The contrast of every visible label of a figure with the nearest painted background behind it (WCAG asks for 4.5).
 CONTRAST = """() => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v =>
+    v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
     if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };

@@ -1,4 +1,4 @@
-"""The exercises' checks: a stub fails, every planted mistake fails with the message that explains it, solutions pass."""
+"""The exercises' checks: stubs fail, planted mistakes fail with the message that explains them, solutions pass."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ MISTAKES: list[tuple[str, Callable, str]] = [
     ("add_noise", lambda z, e, a: (1 - wide(a)) ** 0.5 * z + wide(a) ** 0.5 * e, "swapped"),
     ("add_noise", lambda z, e, a: wide(a) ** 0.5 * z + (1 - wide(a) ** 0.5) * e, "√(1 − ᾱ)"),
     ("add_noise", lambda z, e, a: a**0.5 * z + (1 - a) ** 0.5 * e, "stopped with RuntimeError"),
-    ("noise_schedule", lambda f, l, n: (1 - torch.linspace(f, l, n)).cumprod(0), "roots evenly"),
-    ("noise_schedule", lambda f, l, n: torch.linspace(f**0.5, l**0.5, n) ** 2, "these are the β"),
-    ("noise_schedule", lambda f, l, n: 1 - torch.linspace(f**0.5, l**0.5, n) ** 2, "torch.cumprod"),
-    ("noise_schedule", lambda f, l, n: schedule(f, l, n) ** 0.5, "the root of ᾱ"),
+    ("noise_schedule", lambda a, b, n: (1 - torch.linspace(a, b, n)).cumprod(0), "roots evenly"),
+    ("noise_schedule", lambda a, b, n: torch.linspace(a**0.5, b**0.5, n) ** 2, "these are the β"),
+    ("noise_schedule", lambda a, b, n: 1 - torch.linspace(a**0.5, b**0.5, n) ** 2, "torch.cumprod"),
+    ("noise_schedule", lambda a, b, n: schedule(a, b, n) ** 0.5, "the root of ᾱ"),
     ("predict_latents", lambda n, e, a: n - (1 - wide(a)) ** 0.5 * e, "divide by √ᾱ"),
     ("predict_latents", lambda n, e, a: (n - e) / wide(a) ** 0.5, "taken out whole"),
     ("word", lambda f, g, x: g(x[:, 1:]).mean(1), "CLS is left out"),
@@ -126,7 +126,7 @@ MISTAKES: list[tuple[str, Callable, str]] = [
     ("reweight", lambda p, m: p * m[..., None], "not divided by its maximum"),
     ("reweight", lambda p, m: p * (m / m.max(2, keepdim=True).values)[..., None], "each head"),
     ("reweight", lambda p, m: torch.nn.functional.normalize(package_reweight(p, m), p=1, dim=-1), "sum of 1"),
-    ("local_loss", lambda p, n, m, v, w: local_loss(p, n, torch.ones_like(m), v, w) / 4 + 0.75 * w * penalty(v), "mask is not used"),
+    ("local_loss", lambda p, n, m, v, w: ((p - n) ** 2).mean() + w * penalty(v), "mask is not used"),
     ("local_loss", lambda p, n, m, v, w: ((p - n) ** 2 * m).mean() + w * penalty(v), "divided by all positions"),
     ("local_loss", lambda p, n, m, v, w: ((p - n) ** 2 * m).sum() / m.sum() + w * penalty(v), "whole batch"),
     ("local_loss", lambda p, n, m, v, w: local_loss(p, n, m, v, 0.0) / 4 + w * penalty(v), "channels are averaged"),

@@ -74,7 +74,9 @@ def test_every_cell_was_run_in_order(notebook):
 
 
 def test_no_output_is_an_error_or_a_warning(notebook):
-    wrong = [(n, o["output_type"]) for n, o in outputs(notebook) if o["output_type"] == "error" or o.get("name") == "stderr"]
+    wrong = [
+        (n, o["output_type"]) for n, o in outputs(notebook) if o["output_type"] == "error" or o.get("name") == "stderr"
+    ]
     assert not wrong, f"cells with errors or text on stderr: {wrong}"
 
 
@@ -90,11 +92,17 @@ def test_every_picture_has_alt_text(notebook):
         if any(kind.startswith("image/") for kind in data):
             bare.append((number, "a picture outside text/html has no alt text: return it from elite.figures"))
         html = data.get("text/html", "")
-        bare += [(number, "an <img> without alt") for image in Images("".join(html)).found if not (image.get("alt") or "").strip()]
+        bare += [
+            (number, "an <img> without alt")
+            for image in Images("".join(html)).found
+            if not (image.get("alt") or "").strip()
+        ]
     for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells):
         if cell.cell_type == "markdown":
             bare += [(number, "a Markdown picture without alt") for _ in re.findall(r"!\[\s*\]\(", cell.source)]
-            bare += [(number, "<img> without alt") for i in Images(cell.source).found if not (i.get("alt") or "").strip()]
+            bare += [
+                (number, "<img> without alt") for i in Images(cell.source).found if not (i.get("alt") or "").strip()
+            ]
     assert not bare
 
 
