@@ -44,7 +44,7 @@ def test_the_square_box_is_square_and_covers_the_box(case, padding):
     assert square.top <= box.top and square.bottom >= box.bottom
     for low, high, limit in ((square.left, square.right, size[0]), (square.top, square.bottom, size[1])):
         if square.width <= limit:
-            assert 0 <= low and high <= limit  # it leaves the picture only where it is larger
+            assert low >= 0 and high <= limit  # it leaves the picture only where it is larger
         else:
             assert low <= 0 and high >= limit  # and then all of the picture is seen
 

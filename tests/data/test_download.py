@@ -215,7 +215,7 @@ def test_two_downloads_do_not_share_a_folder(server, tmp_path):
 
 
 def test_an_unknown_class_is_found_out_before_the_large_tables(server, tmp_path):
-    with pytest.raises(ValueError, match="'Dogg'.*Dog"):
+    with pytest.raises(ValueError, match=r"'Dogg'.*Dog"):
         run(server, tmp_path / "out", classes=["Dogg"])
     assert set(server.requests) == {CLASS_TABLE}
 

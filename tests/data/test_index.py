@@ -17,7 +17,7 @@ from elite.data.index import index_boxes, index_masks, labels_of, read_class_nam
 
 LABELS = ["/m/a", "/m/b", "/m/c"]
 PICTURES = [f"{i:04x}" for i in range(6)]
-# Twentieths: every edge value of the areas and sides is met exactly, and no box is decided by rounding.
+# Twentieths, and one step outside the picture.
 STEP = st.integers(-1, 21).map(lambda n: n / 20)
 BOX = st.tuples(st.sampled_from(PICTURES), st.sampled_from(LABELS), STEP, STEP, STEP, STEP, st.integers(0, 1))
 
@@ -91,12 +91,23 @@ def test_masks_agree_with_a_loop_over_the_rows(rows, resolution):
 
 
 def test_two_and_eighty_percent_themselves_are_kept():
-    edges = [(0.0, 0.2, 0.0, 0.1), (0.0, 0.8, 0.0, 1.0), (0.0, 0.19, 0.0, 0.1), (0.0, 0.81, 0.0, 1.0)]
+    edges = [(0.0, 0.02, 0.0, 1.0), (0.0, 0.8, 0.0, 1.0), (0.0, 0.0199, 0.0, 1.0), (0.0, 0.8001, 0.0, 1.0)]
     names = ["XMin", "XMax", "YMin", "YMax"]
     table = pl.LazyFrame(edges, schema=names, orient="row").with_columns(ImageID=pl.lit("i"), LabelName=pl.lit("/m/a"))
     frame, dropped = select_boxes(table)
-    assert frame.select("x_max").to_series().to_list() == [0.2, 0.8]
+    assert frame["x_max"].to_list() == [0.02, 0.8]
     assert sum(dropped.values()) == 2
+
+
+def test_a_hundred_pixels_are_enough_and_an_aspect_ratio_of_a_half_is_not():
+    shapes = [(100, 100), (199, 100), (200, 100), (100, 200), (99, 120)]
+    rows = [(f"{n}.png", f"{n}", "/m/a", 0.0, 1.0, 0.0, 1.0) for n in range(len(shapes))]
+    columns = ["MaskPath", "ImageID", "LabelName", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax"]
+    sizes = pl.DataFrame(
+        [(f"{n}", *shape) for n, shape in enumerate(shapes)], schema=["image_id", "width", "height"], orient="row"
+    )
+    frame, _ = select_masks(pl.LazyFrame(rows, schema=columns, orient="row"), sizes)
+    assert frame["mask"].to_list() == ["0.png", "1.png"]
 
 
 def test_two_hundred_thousand_rows_from_a_file(tmp_path):
@@ -187,7 +198,7 @@ def test_class_tables_with_and_without_a_header_read_the_same(tmp_path):
 def test_class_names_are_found_in_any_case_and_mistakes_are_explained():
     names = {"/m/1": "Dog", "/m/2": "Cat"}
     assert labels_of(["cat", "/m/1"], names) == ["/m/2", "/m/1"]
-    with pytest.raises(ValueError, match="'Dgo'.*Dog"):
+    with pytest.raises(ValueError, match=r"'Dgo'.*Dog"):
         labels_of(["Dgo"], names)
 
 
