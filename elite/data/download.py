@@ -119,7 +119,7 @@ def download_open_images(
 
 
 def choose_images(folder: OpenImagesFolder, limit: int, labels: Sequence[str] | None = None) -> list[str]:
-    """The ids of the first ``limit`` usable pictures (see :func:`download_open_images`); raises ValueError without any."""
+    """The ids of the first ``limit`` usable pictures; raises ValueError where there is none."""
     boxes, _ = select_boxes(pl.scan_csv(folder.boxes), labels)
     masks = _mask_table(folder, labels)
     usable = boxes.join(masks, left_on="image_id", right_on="ImageID", how="semi")
