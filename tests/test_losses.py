@@ -1,0 +1,58 @@
+"""Eq. 1, 4 and 7 against plain loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from elite.losses import diffusion_loss, global_loss, local_loss
+from tests.helpers import draw
+
+NOISE, PREDICTION = draw(2, 4, 3, 3, seed=1), draw(2, 4, 3, 3, seed=2)
+
+
+def test_diffusion_loss_is_the_mean_squared_error():
+    torch.testing.assert_close(diffusion_loss(PREDICTION, NOISE), torch.nn.functional.mse_loss(PREDICTION, NOISE))
+
+
+def test_masked_loss_sums_channels_and_averages_positions_per_sample():
+    mask = (draw(2, 1, 3, 3, seed=3) > 0).float()
+    mask[1, :, 1:] = 0
+    mask[:, :, 0, 0] = 1
+    expected = 0.0
+    for b in range(2):
+        error = sum(
+            mask[b, 0, y, x] * (PREDICTION[b, c, y, x] - NOISE[b, c, y, x]) ** 2
+            for c in range(4)
+            for y in range(3)
+            for x in range(3)
+        )
+        expected += error / mask[b].sum() / 2
+    torch.testing.assert_close(diffusion_loss(PREDICTION, NOISE, mask), expected)
+    full = torch.ones(2, 1, 3, 3)
+    torch.testing.assert_close(diffusion_loss(PREDICTION, NOISE, full), 4 * diffusion_loss(PREDICTION, NOISE))
+
+
+def test_global_loss_adds_a_hundredth_of_the_mean_absolute_word():
+    words = draw(2, 5, 6)
+    expected = diffusion_loss(PREDICTION, NOISE) + 0.01 * words.abs().mean()
+    torch.testing.assert_close(global_loss(PREDICTION, NOISE, words), expected)
+
+
+def test_local_loss_averages_layers_whatever_their_width():
+    mask, values = torch.ones(2, 1, 3, 3), [draw(2, 4, 8), 3 * draw(2, 4, 16)]
+    expected = diffusion_loss(PREDICTION, NOISE, mask) + 1e-4 * (values[0].abs().mean() + values[1].abs().mean()) / 2
+    torch.testing.assert_close(local_loss(PREDICTION, NOISE, mask, values), expected)
+
+
+def test_what_cannot_be_averaged_is_refused():
+    with pytest.raises(ValueError, match="must both be"):
+        diffusion_loss(PREDICTION, NOISE[:1])
+    with pytest.raises(ValueError, match="mask must be"):
+        diffusion_loss(PREDICTION, NOISE, torch.ones(2, 4, 3, 3))
+    empty = torch.ones(2, 1, 3, 3)
+    empty[1] = 0
+    with pytest.raises(ValueError, match="mask is empty"):
+        diffusion_loss(PREDICTION, NOISE, empty)
+    with pytest.raises(ValueError, match="values_local is empty"):
+        local_loss(PREDICTION, NOISE, empty, [])
