@@ -171,6 +171,8 @@ def _project_all(active: Active, processors: Mapping[str, EliteAttnProcessor]) -
 
 def _with(text: Tensor | ConditionedText, active: Active) -> ConditionedText:
     # Of nested contexts the inner one holds: its hook runs first.
+    if isinstance(text, Tensor):
+        active.conditioning.first_row(text.shape[0])  # raises before the UNet starts
     return text if isinstance(text, ConditionedText) else ConditionedText(text, active)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -90,11 +91,23 @@ class Conditioning:
         """Number of conditioned samples, B."""
         return self.word_index.shape[0]
 
-    @property
+    @cached_property
     def has_local(self) -> bool:
-        """Whether the local branch is computed at all."""
-        zero = not isinstance(self.fusion_weight, Tensor) and self.fusion_weight == 0
-        return self.patch_embeddings is not None and not zero
+        """Whether the local branch is computed at all: patch embeddings are given and some fusion weight is not 0."""
+        return self.patch_embeddings is not None and bool(torch.as_tensor(self.fusion_weight != 0).any())
+
+    def first_row(self, batch: int) -> int:
+        """Where the conditioned samples start: 0, or half-way in a guidance batch [unconditional; conditional].
+
+        Raises:
+            ValueError: for another batch size than B or 2 B.
+        """
+        if batch not in (self.rows, 2 * self.rows):
+            raise ValueError(
+                f"the UNet got a batch of {batch}, but its conditioning is for {self.rows} samples: give {self.rows}, "
+                f"or {2 * self.rows} with the unconditional half first."
+            )
+        return batch - self.rows
 
 
 @dataclass
@@ -239,7 +252,7 @@ class EliteAttnProcessor(nn.Module):
         self, attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, active: Active
     ) -> Tensor:
         """Global + λ · local (Eq. 6) without ever holding an attention map: (B, h, Q, c)."""
-        asked, start = active.conditioning, _first_row(query, active.conditioning)
+        asked, start = active.conditioning, active.conditioning.first_row(query.shape[0])
         mask_of = (lambda rows: None) if mask is None else (lambda rows: mask[rows])
         without, with_local = slice(0, start), slice(start, None)
         local_key, local_value = self._local(attn, active, query)
@@ -264,7 +277,7 @@ class EliteAttnProcessor(nn.Module):
         record, name = self.recorder
         probs = _probabilities(query, key, mask)  # (B, h, Q, L)
         out, local_probs = probs @ value, None
-        start = 0 if active is None else _first_row(query, active.conditioning)
+        start = 0 if active is None else active.conditioning.first_row(query.shape[0])
         if active is not None and active.conditioning.has_local:
             asked = active.conditioning
             local_key, local_value = self._local(attn, active, query)
@@ -293,17 +306,6 @@ def _heads(attn: nn.Module, tensor: Tensor, norm: nn.Module | None = None) -> Te
     """(B, L, inner) -> (B, h, L, c)."""
     split = tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
     return split if norm is None else norm(split)
-
-
-def _first_row(query: Tensor, conditioning: Conditioning) -> int:
-    """Where the conditioned samples start: 0, or half-way in a guidance batch [unconditional; conditional]."""
-    batch, rows = query.shape[0], conditioning.rows
-    if batch not in (rows, 2 * rows):
-        raise ValueError(
-            f"the UNet got a batch of {batch}, but its conditioning is for {rows} samples: give {rows}, "
-            f"or {2 * rows} with the unconditional half first."
-        )
-    return batch - rows
 
 
 def _per_sample(weight: float | Tensor, like: Tensor) -> float | Tensor:
