@@ -77,7 +77,7 @@ def load_pipeline(
     if str(name) == "toybox":
         folder = _toybox_folder()
     elif str(name) == "sd14":
-        return _load_sd14(dtype, **kwargs).to(device)
+        return _load_sd14(**kwargs).to(device, dtype)
     else:
         folder = Path(name)
         if not (folder / "model_index.json").is_file():
@@ -86,7 +86,8 @@ def load_pipeline(
             )
     from .pipeline import ElitePipeline
 
-    pipe = ElitePipeline.from_pretrained(folder, torch_dtype=dtype, **kwargs).to(device)
+    # Cast afterwards: the name of the argument that sets the type differs between releases of diffusers.
+    pipe = ElitePipeline.from_pretrained(folder, **kwargs).to(device, dtype)
     if str(name) == "toybox":
         pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -99,15 +100,13 @@ def _toybox_folder() -> Path:
     return Path(toybox.WEIGHTS)
 
 
-def _load_sd14(dtype: torch.dtype, **kwargs: Any) -> ElitePipeline:
+def _load_sd14(**kwargs: Any) -> ElitePipeline:
     """Stable Diffusion v1-4, CLIP ViT-L/14 and, unless another adapter is named, the authors' checkpoints."""
     from transformers import CLIPVisionModelWithProjection
 
     from .checkpoints import OFFICIAL_REPOSITORY
     from .pipeline import ElitePipeline
 
-    encoder = CLIPVisionModelWithProjection.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE], dtype=dtype)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE])
     options = {"adapter": OFFICIAL_REPOSITORY, "adapter_revision": REVISIONS[OFFICIAL_REPOSITORY], **kwargs}
-    return ElitePipeline.from_pretrained(
-        SD14, revision=REVISIONS[SD14], image_encoder=encoder, torch_dtype=dtype, **options
-    )
+    return ElitePipeline.from_pretrained(SD14, revision=REVISIONS[SD14], image_encoder=encoder, **options)

@@ -100,7 +100,7 @@ def tokenize(
     placeholders = [placeholder] * len(prompts) if isinstance(placeholder, str) else list(placeholder)
     if len(placeholders) != len(prompts) or not all(placeholders):
         raise ValueError(
-            f"placeholder must be one non-empty text or one for each of the {len(prompts)} prompts, got {placeholder!r}."
+            f"placeholder must be a non-empty text, or one for each of the {len(prompts)} prompts, got {placeholder!r}."
         )
     length = tokenizer.model_max_length
     stand_in = _ids(tokenizer, "s")[0]

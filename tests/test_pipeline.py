@@ -1,0 +1,329 @@
+"""ElitePipeline: a subject in pictures, all that Stable Diffusion's pipeline gives, and folders it can still load."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, LMSDiscreteScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from elite.adapter import EliteAdapter
+from elite.attention import Conditioning, check_processors, remove_processors
+from elite.checkpoints import save_official
+from elite.concept import Concept
+from elite.pipeline import ElitePipeline
+from elite.prompts import encode_prompts, select_words, tokenize
+from elite.sampling import SCHEDULE, sample_lms
+from tests.helpers import WIDTH, draw, half_mask, picture
+
+PROMPT = "a photo of a S* on the beach"
+
+
+def generate(pipe, prompt=PROMPT, **options):
+    count = (1 if isinstance(prompt, str) else max(1, len(prompt))) * options.get("num_images_per_prompt", 1)
+    chosen = {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 5.0}
+    if "generator" not in options:
+        chosen["latents"] = torch.cat([draw(1, 4, 8, 8, seed=i) for i in range(count)])
+    return pipe(prompt, **{**chosen, **options}).images
+
+
+@pytest.fixture(scope="module")
+def other(tiny):
+    return tiny.encode_concept(picture(2))
+
+
+@pytest.fixture(scope="module")
+def stock(tiny):
+    """The base class on the same parts, with the UNet's own processors."""
+    parts = {**tiny.components, "unet": copy.deepcopy(tiny.unet)}
+    remove_processors(parts["unet"])
+    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_without_concept_it_is_the_base_pipeline_bit_for_bit(tiny, stock):
+    assert torch.equal(generate(tiny), generate(stock))
+
+
+def test_concept_changes_the_picture_and_fusion_weight_zero_leaves_local_out(tiny, concept, other):
+    both = generate(tiny, concept=concept)
+    assert not torch.allclose(both, generate(tiny), atol=1e-2)
+    assert not torch.allclose(both, generate(tiny, concept=other), atol=1e-2)
+    without = generate(tiny, concept=concept, fusion_weight=0.0)
+    assert not torch.allclose(both, without, atol=1e-3)
+    blank = Concept(concept.words, torch.zeros_like(concept.patch_embeddings), concept.metadata)
+    torch.testing.assert_close(generate(tiny, concept=blank), without, atol=1e-4, rtol=0)
+
+
+def test_lms_with_guidance_5_reproduces_the_sampler_of_the_paper(fresh, concept):
+    fresh.scheduler = LMSDiscreteScheduler(**SCHEDULE)
+    noise = draw(1, 4, 8, 8)
+    got = generate(fresh, concept=concept, num_inference_steps=6, latents=noise, fusion_weight=0.6)
+    tokenized = tokenize(fresh.tokenizer, PROMPT)
+    text = encode_prompts(fresh.text_encoder, tokenized, select_words(concept.words[None], "w0"))
+    negative = encode_prompts(fresh.text_encoder, tokenize(fresh.tokenizer, "", require_placeholder=False))
+    asked = Conditioning(concept.patch_embeddings[None], tokenized.word_index, 0.6)
+    torch.testing.assert_close(got, sample_lms(fresh.unet, noise, text, negative, asked, 6, 5.0), atol=5e-4, rtol=0)
+
+
+def test_a_batch_may_carry_another_concept_for_each_prompt_also_with_several_pictures(tiny, concept, other):
+    """Prompts stand a a b b; concepts that stood a b a b would be mixed up here."""
+    prompts = [PROMPT, "the S*"]
+    got = generate(tiny, prompts, concept=[concept, other], num_images_per_prompt=2)
+    for row, (prompt, own) in enumerate([(PROMPT, concept)] * 2 + [("the S*", other)] * 2):
+        alone = generate(tiny, prompt, concept=own, latents=draw(1, 4, 8, 8, seed=row))
+        torch.testing.assert_close(got[row : row + 1], alone, atol=2e-5, rtol=0)
+
+
+def test_placeholders_choose_the_concept_of_each_prompt(tiny, concept, other):
+    got = generate(tiny, ["a <cat>", "a <dog>"], concept={"<dog>": other, "<cat>": concept})
+    torch.testing.assert_close(got, generate(tiny, ["a S*", "a S*"], concept=[concept, other]), atol=1e-5, rtol=0)
+
+
+def test_words_and_fusion_weight_are_heard(tiny, concept):
+    results = [generate(tiny, concept=concept, words=words) for words in ("w0", "w1", "all", (0, 2))]
+    results.append(generate(tiny, concept=concept, fusion_weight=0.2))
+    results.append(generate(tiny, concept=concept, reweighting=False))
+    for i, first in enumerate(results):
+        assert all(not torch.allclose(first, second, atol=1e-3) for second in results[i + 1 :])
+    each = generate(tiny, [PROMPT, PROMPT], concept=concept, fusion_weight=[0.2, 0.8])
+    torch.testing.assert_close(each[:1], results[4], atol=2e-5, rtol=0)
+
+
+def test_a_concept_loaded_from_a_file_gives_the_same_picture(tiny, concept, tmp_path):
+    loaded = Concept.load(concept.save(tmp_path / "dog"))
+    assert torch.equal(generate(tiny, concept=loaded), generate(tiny, concept=concept))
+
+
+def test_encoding_several_pictures_at_once_equals_one_by_one(tiny, concept, other):
+    together = tiny.encode_concepts([picture(1), picture(2)], [half_mask(), None])
+    for got, expected in zip(together, (concept, other), strict=True):
+        torch.testing.assert_close(got.words, expected.words, atol=1e-5, rtol=0)
+        torch.testing.assert_close(got.patch_embeddings, expected.patch_embeddings, atol=1e-5, rtol=0)
+    background = together[0].patch_embeddings.view(4, 4, WIDTH)[:, 2:]
+    assert (background == 0).all() and (together[0].patch_embeddings.view(4, 4, WIDTH)[:, :2] != 0).any()
+
+
+# --- what the base class gives: one test each -------------------------------------------------------------------
+
+
+def test_negative_prompts_work(tiny, concept):
+    plain = generate(tiny, concept=concept)
+    negative = generate(tiny, concept=concept, negative_prompt="dark")
+    assert not torch.allclose(plain, negative, atol=1e-3)
+    both = generate(tiny, [PROMPT, PROMPT], concept=concept, negative_prompt="dark")
+    torch.testing.assert_close(both[:1], negative, atol=2e-5, rtol=0)
+
+
+def test_generators_fix_the_picture(tiny, concept):
+    first, second = (
+        generate(tiny, concept=concept, generator=torch.Generator().manual_seed(4), output_type="pil") for _ in "ab"
+    )
+    assert isinstance(first[0], Image.Image) and np.array_equal(first[0], second[0])
+
+
+def test_callbacks_see_every_step_and_may_switch_guidance_off(tiny, concept):
+    seen, batches = [], []
+
+    def watch(pipe, step, t, tensors):
+        seen.append(step)
+        return {}
+
+    def stop_guidance(pipe, step, t, tensors):
+        if step > 0:
+            return {}
+        pipe._guidance_scale = 0.0  # diffusers' documented way
+        return {"prompt_embeds": tensors["prompt_embeds"].chunk(2)[-1]}
+
+    generate(tiny, concept=concept, num_inference_steps=3, callback_on_step_end=watch)
+    assert seen == list(range(len(seen))) and len(seen) >= 3
+    handle = tiny.unet.register_forward_hook(lambda module, args, out: batches.append(len(out[0])))
+    try:
+        generate(
+            tiny,
+            concept=concept,
+            num_inference_steps=3,
+            callback_on_step_end=stop_guidance,
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )
+    finally:
+        handle.remove()
+    assert batches[0] == 2 and set(batches[1:]) == {1}
+
+
+def test_lora_weights_count_beside_a_concept(fresh, concept, tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    plain = generate(fresh, concept=concept)
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["attn2.to_k", "attn2.to_v"], init_lora_weights=False)
+    fresh.unet.add_adapter(config)
+    ElitePipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(fresh.unet))
+    fresh.unet.delete_adapters("default")
+    torch.testing.assert_close(generate(fresh, concept=concept), plain)
+    fresh.load_lora_weights(tmp_path)
+    with_lora = generate(fresh, concept=concept)
+    assert not torch.allclose(with_lora, plain, atol=1e-3)
+    assert not torch.allclose(
+        with_lora, generate(fresh, concept=concept, cross_attention_kwargs={"scale": 0.3}), atol=1e-3
+    )
+    fresh.unload_lora_weights()
+    torch.testing.assert_close(generate(fresh, concept=concept), plain)
+
+
+def test_offload_gives_the_same_picture(fresh, concept):
+    plain = generate(fresh, concept=concept)
+    fresh.enable_model_cpu_offload(device="cpu")  # the hooks are those of a GPU
+    encoded = fresh.encode_concept(picture(1), half_mask())
+    torch.testing.assert_close(encoded.words, concept.words)
+    torch.testing.assert_close(generate(fresh, concept=encoded), plain, atol=1e-5, rtol=0)
+
+
+def test_half_precision_runs_in_every_part(fresh):
+    fresh.to(torch.bfloat16)
+    encoded = fresh.encode_concept(picture(1), half_mask())
+    assert encoded.words.dtype == encoded.patch_embeddings.dtype == torch.bfloat16
+    assert {p.dtype for p in fresh.adapter.parameters()} == {torch.bfloat16}
+    out = generate(fresh, concept=encoded, latents=None, generator=torch.Generator().manual_seed(0))
+    assert out.dtype == torch.bfloat16 and out.isfinite().all()
+
+
+# --- folders ----------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_pipeline_loads_and_draws_the_same(tiny, concept, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    check_processors(tiny.unet)  # saving leaves it as it was
+    loaded = ElitePipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(generate(loaded, concept=concept), generate(tiny, concept=concept))
+    assert torch.equal(loaded.encode_concept(picture(1), half_mask()).words, concept.words)
+
+
+def test_a_saved_folder_loads_with_diffusers_alone_and_without_a_warning(tiny, stock, tmp_path, caplog):
+    tiny.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).propagate = True
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        warnings.simplefilter("error")
+        loaded = DiffusionPipeline.from_pretrained(tmp_path)
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).propagate = False
+    assert caplog.records == []
+    assert type(loaded) is StableDiffusionPipeline
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(generate(loaded), generate(stock))
+
+
+def test_a_folder_without_adapter_gets_one_only_when_asked(stock, concept, tmp_path):
+    stock.save_pretrained(tmp_path)
+    bare = ElitePipeline.from_pretrained(tmp_path)
+    for call in (lambda: bare.encode_concept(picture()), lambda: generate(bare, concept=concept)):
+        with pytest.raises(ValueError, match="has no ELITE adapter"):
+            call()
+    assert ElitePipeline.from_pretrained(tmp_path, adapter="init").adapter.config.layers == (6, 1, 2, 3, 4)
+    with pytest.raises(FileNotFoundError, match="holds no ELITE adapter"):
+        ElitePipeline.from_pretrained(tmp_path, adapter=tmp_path / "unet")
+    with pytest.raises(FileNotFoundError, match="holds neither an ELITE adapter"):
+        ElitePipeline.from_pretrained(tmp_path, adapter=tmp_path / "scheduler")
+
+
+def test_an_adapter_folder_and_the_authors_files_can_be_named(tiny, stock, tmp_path):
+    stock.save_pretrained(tmp_path / "base")
+    tiny.adapter.save_pretrained(tmp_path / "adapter")
+    loaded = ElitePipeline.from_pretrained(tmp_path / "base", adapter=tmp_path / "adapter")
+    assert loaded.adapter.config == tiny.adapter.config
+    save_official(tiny.adapter, tmp_path / "official")
+    with pytest.raises(ValueError, match="layers holds 24"):  # theirs read layer 24, this encoder has 6
+        ElitePipeline.from_pretrained(tmp_path / "base", adapter=tmp_path / "official")
+
+
+# --- errors, before any work ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_work(tiny, monkeypatch):
+    """Fails the test when the UNet or the text encoder runs."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("work was done before the error")
+
+    monkeypatch.setattr(tiny.unet, "forward", refuse)
+    monkeypatch.setattr(tiny.text_encoder, "forward", refuse)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"prompt": "a photo of a dog"}, "no placeholder"),
+        ({"prompt": "S* and S*"}, "2 times"),
+        ({"prompt": "S* " + "x " * 40}, "too long by"),
+        ({"prompt": "S*" + " x" * 28, "words": "all"}, "too long by"),
+        ({"prompt": []}, "prompt must be a text"),
+        ({"num_inference_steps": -1}, "num_inference_steps must be a whole number"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number"),
+        ({"fusion_weight": float("nan")}, "fusion_weight must be a finite number"),
+        ({"fusion_weight": [0.1, 0.2]}, "fusion_weight has 2 numbers"),
+        ({"words": "w5"}, "words asks for 'w5'"),
+        ({"clip_skip": 1}, "clip_skip cannot be used"),
+        ({"prompt_embeds": draw(1, 32, WIDTH)}, "not prompt_embeds"),
+        ({"prompt": ["S*", "S*"], "concept": "list"}, "list of 1, but there are 2"),
+        ({"prompt": "<a> and <b>", "concept": "mapping"}, "one subject a prompt"),
+        ({"concept": "stranger"}, "made by the encoder"),
+    ],
+)
+def test_wrong_calls_are_refused_before_any_work(tiny, concept, no_work, options, sentence):
+    forms = {
+        "list": [concept],
+        "mapping": {"<a>": concept, "<b>": concept},
+        "stranger": Concept(concept.words, concept.patch_embeddings, {"encoder": "0123456789abcdef"}),
+    }
+    options = {"prompt": PROMPT, **options, "concept": forms.get(options.get("concept"), concept)}
+    with pytest.raises(ValueError, match=sentence):
+        generate(tiny, **options)
+
+
+def test_negative_steps_are_refused_without_a_concept_too(tiny, no_work):
+    with pytest.raises(ValueError, match="num_inference_steps must be a whole number"):
+        tiny("a dog", num_inference_steps=-2)
+
+
+def test_replaced_processors_are_noticed_at_the_next_call_and_attach_puts_them_back(fresh, concept):
+    before = generate(fresh, concept=concept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fresh.enable_attention_slicing()
+    with pytest.raises(RuntimeError, match=r"call adapter\.attach"):
+        generate(fresh, concept=concept)
+    with pytest.raises(RuntimeError, match="instead of ELITE's"):
+        fresh.save_pretrained("nowhere-is-written")
+    fresh.adapter.attach(fresh.unet)
+    torch.testing.assert_close(generate(fresh, concept=concept), before, atol=1e-5, rtol=0)
+
+
+def test_masks_that_leave_no_patch_are_refused(tiny):
+    speck = Image.new("L", (40, 40))
+    speck.putpixel((7, 7), 255)
+    with pytest.raises(ValueError, match="the object is too small"):
+        tiny.encode_concept(picture(size=(40, 40)), speck)
+    with pytest.raises(ValueError, match="they must be equal"):
+        tiny.encode_concept(picture(), half_mask((16, 20)))
+    with pytest.raises(ValueError, match="masks must be one for each"):
+        tiny.encode_concepts([picture()], [None, None])
+
+
+def test_an_adapter_of_another_model_is_refused(tiny, fresh):
+    for change, sentence in (({"input_dim": 21}, "image encoder of width 21"), ({"layers": (9,)}, "layers holds 9")):
+        with pytest.raises(ValueError, match=sentence):
+            fresh.attach_adapter(EliteAdapter(replace(tiny.adapter.config, hidden_dim=8, **change)))
+    check_processors(fresh.unet)
