@@ -77,7 +77,7 @@ def load_pipeline(
     if str(name) == "toybox":
         folder = _toybox_folder()
     elif str(name) == "sd14":
-        return _load_sd14(**kwargs).to(device, dtype)
+        return _cast(_load_sd14(**kwargs), dtype).to(device)
     else:
         folder = Path(name)
         if not (folder / "model_index.json").is_file():
@@ -86,10 +86,20 @@ def load_pipeline(
             )
     from .pipeline import ElitePipeline
 
-    # Cast afterwards: the name of the argument that sets the type differs between releases of diffusers.
-    pipe = ElitePipeline.from_pretrained(folder, **kwargs).to(device, dtype)
+    pipe = _cast(ElitePipeline.from_pretrained(folder, **kwargs), dtype).to(device)
     if str(name) == "toybox":
         pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
+    """Cast what was loaded: the name of the argument that sets the type differs between releases of diffusers.
+
+    Parts that have the type already are left alone: diffusers warns whenever a model of its own is cast.
+    """
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module) and part.dtype != dtype:
+            part.to(dtype=dtype)
     return pipe
 
 
