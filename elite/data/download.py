@@ -227,8 +227,8 @@ def _fetch_masks(
     report.missing_masks.sort()
 
 
-def extract_masks(archive: Path, names: Iterable[str], output: Path) -> tuple[int, list[str]]:
-    """Take the named files out of a zip, wherever in it they lie.
+def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> tuple[int, list[str]]:
+    """Take the named files (None: every PNG) out of a zip, wherever in it they lie.
 
     Returns:
         how many were taken, and the names that it does not have.
@@ -240,7 +240,7 @@ def extract_masks(archive: Path, names: Iterable[str], output: Path) -> tuple[in
     done, missing = 0, []
     with zipfile.ZipFile(archive) as zipped:
         members = {Path(info.filename).name: info for info in zipped.infolist()}
-        for name in names:
+        for name in sorted(n for n in members if n.endswith(".png")) if names is None else names:
             if name not in members:
                 missing.append(name)
                 continue

@@ -1,0 +1,38 @@
+"""An export on this machine gives the same training folder as a download of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from elite.data.index import index_boxes, index_masks
+from elite.data.local import unpack_export
+
+
+def test_an_export_is_unpacked_into_what_a_download_leaves(server, subset, tmp_path):
+    folder = unpack_export(server.root, tmp_path / "unpacked")
+    for theirs in ("images_dir", "masks_dir"):
+        expected = {p.name: p.read_bytes() for p in getattr(subset, theirs).iterdir()}
+        got = {p.name: p.read_bytes() for p in getattr(folder, theirs).iterdir() if "not_wanted" not in p.name}
+        assert got == expected
+    assert index_boxes(folder).frame.equals(index_boxes(subset).frame)
+    assert index_masks(folder, resolution=64).frame.equals(index_masks(subset, resolution=64).frame)
+
+
+def test_a_folder_that_is_no_export_is_refused_before_anything_is_written(server, tmp_path):
+    table = server.root / "v5/test-annotations-bbox.csv"
+    table.write_text("something,else\n")
+    with pytest.raises(ValueError, match="no column ImageID"):
+        unpack_export(server.root, tmp_path / "unpacked")
+    table.unlink()
+    with pytest.raises(FileNotFoundError, match="bbox"):
+        unpack_export(server.root, tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_the_command_line_stays_light():
+    code = "import sys, elite.data.command; print(sorted({'torch', 'polars', 'requests', 'PIL'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
