@@ -116,12 +116,35 @@ class Active:
 
     conditioning: Conditioning
     local: dict[EliteAttnProcessor, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _heads: dict[EliteAttnProcessor, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _marks: dict[tuple, Tensor] = field(default_factory=dict)
 
     def local_of(self, processor: EliteAttnProcessor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """K^l and V^l of one layer, projected on first use and kept."""
         if processor not in self.local:
             self.local[processor] = processor.project_local(self.conditioning.patch_embeddings, device)
         return self.local[processor]
+
+    def local_heads(self, processor: EliteAttnProcessor, attn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as (B, h, p², c) beside a query, kept too when no gradient needs to find its way back."""
+        if processor in self._heads:
+            return self._heads[processor]
+        key, value = self.local_of(processor, like.device)
+        heads = _heads(attn, key.to(like.dtype), attn.norm_k), _heads(attn, value.to(like.dtype))
+        if not torch.is_grad_enabled():
+            self._heads[processor] = heads
+        return heads
+
+    def mark(self, value: Tensor) -> Tensor:
+        """Eight more value columns (B, h, L, 8): the first is 1 at each sample's word, the others are 0."""
+        batch, heads, length, _ = value.shape
+        key = (batch, length, value.device, value.dtype)
+        if key not in self._marks:
+            marks = torch.zeros(batch, 1, length, 8, device=value.device, dtype=value.dtype)
+            rows = torch.arange(self.conditioning.first_row(batch), batch, device=value.device)
+            marks[rows, 0, self.conditioning.word_index.to(value.device), 0] = 1
+            self._marks[key] = marks
+        return self._marks[key].expand(-1, heads, -1, -1)
 
 
 class ConditionedText(NamedTuple):
@@ -244,31 +267,24 @@ class EliteAttnProcessor(nn.Module):
             out = out + residual
         return out / attn.rescale_output_factor
 
-    def _local(self, attn: nn.Module, active: Active, query: Tensor) -> tuple[Tensor, Tensor]:
-        key, value = active.local_of(self, query.device)
-        return _heads(attn, key.to(query.dtype), attn.norm_k), _heads(attn, value.to(query.dtype))
-
     def _fused(
         self, attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, active: Active
     ) -> Tensor:
         """Global + λ · local (Eq. 6) without ever holding an attention map: (B, h, Q, c)."""
         asked, start = active.conditioning, active.conditioning.first_row(query.shape[0])
-        mask_of = (lambda rows: None) if mask is None else (lambda rows: mask[rows])
-        without, with_local = slice(0, start), slice(start, None)
-        local_key, local_value = self._local(attn, active, query)
-        local = F.scaled_dot_product_attention(query[with_local], local_key, local_value)
-        conditioned = query[with_local], key[with_local], value[with_local]
+        local = F.scaled_dot_product_attention(query[start:], *active.local_heads(self, attn, query))
+        weight = _per_sample(asked.fusion_weight, query)
         if asked.reweighting:
-            out, word_map = _attend_and_map(*conditioned, asked.word_index, mask_of(with_local))
+            out, word_map = _attend_and_map(query, key, value, active.mark(value), mask)
             # Eq. 8 scales whole rows of A^l, so it may as well scale rows of A^l V^l.
-            local = local * relative_map(word_map, asked.batchwide_maximum).unsqueeze(-1)
+            weight = relative_map(word_map[start:], asked.batchwide_maximum).unsqueeze(-1) * weight
         else:
-            out = F.scaled_dot_product_attention(*conditioned, attn_mask=mask_of(with_local))
-        out = out + _per_sample(asked.fusion_weight, local) * local
-        if start == 0:
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if start and not torch.is_grad_enabled():
+            out[start:].addcmul_(local, weight)  # in place: the unconditional half need not be copied
             return out
-        plain = F.scaled_dot_product_attention(query[without], key[without], value[without], attn_mask=mask_of(without))
-        return torch.cat([plain, out])
+        fused = torch.addcmul(out[start:], local, weight)
+        return torch.cat([out[:start], fused]) if start else fused
 
     def _recorded(
         self, attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, active: Active | None
@@ -280,13 +296,13 @@ class EliteAttnProcessor(nn.Module):
         start = 0 if active is None else active.conditioning.first_row(query.shape[0])
         if active is not None and active.conditioning.has_local:
             asked = active.conditioning
-            local_key, local_value = self._local(attn, active, query)
+            local_key, local_value = active.local_heads(self, attn, query)
             local_probs = _probabilities(query[start:], local_key)  # (rows, h, Q, p²)
             if asked.reweighting:
                 word_map = _column(probs[start:], asked.word_index)
                 local_probs = reweight(local_probs, word_map, asked.batchwide_maximum)
             local = local_probs @ local_value
-            out = torch.cat([out[:start], out[start:] + _per_sample(asked.fusion_weight, local) * local])
+            out = torch.cat([out[:start], out[start:] + _per_sample(asked.fusion_weight, query) * local])
         record.add(name, probs, local_probs, first_row=start)
         return out
 
@@ -308,9 +324,11 @@ def _heads(attn: nn.Module, tensor: Tensor, norm: nn.Module | None = None) -> Te
     return split if norm is None else norm(split)
 
 
-def _per_sample(weight: float | Tensor, like: Tensor) -> float | Tensor:
-    """λ as a number, or as (B, 1, 1, 1)."""
-    return weight.to(like).view(-1, 1, 1, 1) if isinstance(weight, Tensor) else weight
+def _per_sample(weight: float | Tensor, like: Tensor) -> Tensor:
+    """λ as (B, 1, 1, 1), or (1, 1, 1, 1) when it is one number."""
+    if isinstance(weight, Tensor):
+        return weight.to(like).view(-1, 1, 1, 1)
+    return like.new_full((1, 1, 1, 1), weight)
 
 
 def _column(probs: Tensor, index: Tensor) -> Tensor:
@@ -326,7 +344,7 @@ def _probabilities(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Te
 
 
 def _attend_and_map(
-    query: Tensor, key: Tensor, value: Tensor, index: Tensor, mask: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, mark: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Attention output (B, h, Q, c) and the word's column of the map (B, h, Q), by one fused call.
 
@@ -334,13 +352,10 @@ def _attend_and_map(
     are widened by zeros, which no score notices; eight columns keep the widths the fused kernels like.
     """
     width = query.shape[-1]
-    position = torch.arange(key.shape[2], device=key.device)
-    one_hot = (position == index.to(key.device).unsqueeze(1)).to(value.dtype)  # (B, L)
-    extra = F.pad(one_hot.unsqueeze(-1), (0, 7)).unsqueeze(1).expand(-1, value.shape[1], -1, -1)  # (B, h, L, 8)
     both = F.scaled_dot_product_attention(
         F.pad(query, (0, 8)),
         F.pad(key, (0, 8)),
-        torch.cat([value, extra], dim=-1),
+        torch.cat([value, mark], dim=-1),
         attn_mask=mask,
         scale=width**-0.5,
     )
