@@ -103,6 +103,12 @@ def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
     return pipe
 
 
+def _to(pipe: ElitePipeline, device: torch.device, dtype: torch.dtype) -> ElitePipeline:
+    """On its device, and in its type: older releases of diffusers do not know ``dtype`` when they load."""
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return pipe.to(device) if all(part.dtype == dtype for part in parts) else pipe.to(device, dtype)
+
+
 def _toybox_folder() -> Path:
     """The bundled miniature's folder, its files checked."""
     toybox = import_module("elite.toybox")  # by name: nothing below the toybox imports it
@@ -110,13 +116,13 @@ def _toybox_folder() -> Path:
     return Path(toybox.WEIGHTS)
 
 
-def _load_sd14(**kwargs: Any) -> ElitePipeline:
+def _load_sd14(dtype: torch.dtype, **kwargs: Any) -> ElitePipeline:
     """Stable Diffusion v1-4, CLIP ViT-L/14 and, unless another adapter is named, the authors' checkpoints."""
     from transformers import CLIPVisionModelWithProjection
 
     from .checkpoints import OFFICIAL_REPOSITORY
     from .pipeline import ElitePipeline
 
-    encoder = CLIPVisionModelWithProjection.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE])
+    encoder = CLIPVisionModelWithProjection.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE], dtype=dtype)
     options = {"adapter": OFFICIAL_REPOSITORY, "adapter_revision": REVISIONS[OFFICIAL_REPOSITORY], **kwargs}
-    return ElitePipeline.from_pretrained(SD14, revision=REVISIONS[SD14], image_encoder=encoder, **options)
+    return ElitePipeline.from_pretrained(SD14, revision=REVISIONS[SD14], image_encoder=encoder, dtype=dtype, **options)
