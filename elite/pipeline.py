@@ -15,7 +15,7 @@ import torch
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor
 
-from .adapter import CONFIG_NAME, EliteAdapter
+from .adapter import WEIGHTS_NAME, EliteAdapter
 from .attention import Conditioning, check_processors, condition
 from .checkpoints import GLOBAL_NAME, load_official
 from .concept import Concept, assign_concepts
@@ -115,9 +115,9 @@ class ElitePipeline(StableDiffusionPipeline):
         """
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if adapter is None:
-            found = find_file(pretrained_model_name_or_path, CONFIG_NAME, kwargs.get("revision"), ADAPTER_FOLDER)
-            if found is not None:
-                pipe.attach_adapter(EliteAdapter.from_pretrained(found.parent))
+            source, revision = pretrained_model_name_or_path, kwargs.get("revision")
+            if _has_adapter(source, revision):
+                pipe.attach_adapter(EliteAdapter.from_pretrained(source, revision, ADAPTER_FOLDER))
         elif isinstance(adapter, EliteAdapter):
             pipe.attach_adapter(adapter)
         elif adapter == "init":
@@ -321,14 +321,21 @@ class ElitePipeline(StableDiffusionPipeline):
             unscale_lora_layers(self.text_encoder, scale)
 
 
+def _has_adapter(source: str | Path, revision: str | None) -> bool:
+    """Whether a pipeline's own folder or repository has an adapter in ``elite/``."""
+    try:
+        return find_file(source, WEIGHTS_NAME, revision, ADAPTER_FOLDER) is not None
+    except FileNotFoundError:
+        return False  # a repository that was loaded from the cache, offline, without an adapter in it
+
+
 def _load_adapter(source: str | Path, revision: str | None) -> EliteAdapter:
     """An adapter in our format, or the authors' two files, from a folder or repository."""
-    ours = find_file(source, CONFIG_NAME, revision)
-    if ours is not None:
+    if find_file(source, WEIGHTS_NAME, revision) is not None:
         return EliteAdapter.from_pretrained(source, revision)
     if any(find_file(source, GLOBAL_NAME, revision, folder) for folder in (None, "checkpoints")):
         return load_official(source, revision=revision)
-    raise FileNotFoundError(f"{source} holds neither an ELITE adapter ({CONFIG_NAME}) nor {GLOBAL_NAME}.")
+    raise FileNotFoundError(f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}.")
 
 
 def _run(mapper: torch.nn.Module, features: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:

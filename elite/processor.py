@@ -27,9 +27,10 @@ def relative_map(word_map: Tensor, batchwide_maximum: bool = False) -> Tensor:
     Returns:
         Same shape, in [0, 1].
     """
-    if batchwide_maximum:
-        return word_map / word_map.max()
-    return word_map / word_map.amax(dim=(1, 2), keepdim=True)  # (batch, 1, 1): never across the batch
+    over = (0, 1, 2) if batchwide_maximum else (1, 2)
+    peak = word_map.amax(dim=over, keepdim=True)  # (batch, 1, 1), or (1, 1, 1) across the batch
+    # In fp16 a word that nothing looks at has a map of zeros: the factor is then 0, not 0 / 0.
+    return word_map / peak.clamp_min(torch.finfo(word_map.dtype).tiny)
 
 
 def reweight(local_probs: Tensor, word_map: Tensor, batchwide_maximum: bool = False) -> Tensor:
@@ -246,9 +247,9 @@ class EliteAttnProcessor(nn.Module):
         if active is None:
             key, value = attn.to_k(text), attn.to_v(text)
         else:
-            text = text.to(self.to_k_global.weight.dtype)
-            key = self.to_k_global(text) + _lora(attn.to_k, text)
-            value = self.to_v_global(text) + _lora(attn.to_v, text)
+            own = text.to(self.to_k_global.weight.dtype)  # training may keep these weights in float32
+            key = self.to_k_global(own) + _lora(attn.to_k, text)
+            value = self.to_v_global(own) + _lora(attn.to_v, text)
         key = _heads(attn, key.to(query.dtype), attn.norm_k)  # (B, h, L, c)
         value = _heads(attn, value.to(query.dtype))  # (B, h, L, c)
 

@@ -293,6 +293,11 @@ def test_conditioning_that_does_not_fit_is_refused(unet):
         predict(unet, Conditioning(None, torch.tensor([1, 1, 1])))
 
 
+def test_a_word_nothing_looks_at_scales_to_zero_and_not_to_nan():
+    got = reweight(torch.rand(1, 1, 2, 3), torch.zeros(1, 1, 2))
+    assert (got == 0).all()
+
+
 def test_reweighting_scales_each_query_by_the_map_over_its_sample_s_maximum():
     probs, word_map = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4)
     got = reweight(probs, word_map)
