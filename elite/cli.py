@@ -1,0 +1,45 @@
+"""The command line: ``elite generate``, ``encode``, ``convert``, ``info``, ``download``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .commands.convert import convert, info
+from .commands.encode import encode
+from .commands.generate import generate
+from .data.command import app as download
+
+app = typer.Typer(
+    help="ELITE: one picture of a subject, and a text-to-image model draws it anywhere.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """ELITE: one picture of a subject, and a text-to-image model draws it anywhere."""
+
+
+app.command()(generate)
+app.command()(encode)
+app.command()(convert)
+app.command()(info)
+app.add_typer(download, name="download")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""The commands of ``elite``, one module each; heavy libraries load when a command runs."""

@@ -1,0 +1,77 @@
+"""What the commands share: one sentence for bad input, and checks that come before any work."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from elite.pipeline import ElitePipeline
+
+
+class Precision(StrEnum):
+    """Type of the weights."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn what the library says of bad input into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        typer.echo(f"error: {text}", err=True)
+        raise typer.Exit(2) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an output folder that cannot be written to, leaving nothing behind.
+
+    Raises:
+        OSError: naming the folder.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise OSError(f"output {folder} cannot be written: {existing} is a file, not a folder.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"output {folder} cannot be written: {error.strerror or error}; choose another folder."
+        ) from error
+
+
+def check_new_file(path: Path, overwrite: bool) -> None:
+    """Refuse to replace a file unless asked to.
+
+    Raises:
+        OSError: when it exists, or its folder cannot be written to.
+    """
+    if path.exists() and not overwrite:
+        raise OSError(f"output {path} exists; give another name, or --overwrite.")
+    check_writable(path.parent)
+
+
+def load_model(model: str, device: str | None, dtype: Precision | None) -> ElitePipeline:
+    """The pipeline behind ``--model``, which must have an adapter."""
+    import torch
+
+    from elite.backbones import load_pipeline
+
+    types: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    pipe = load_pipeline(model, device=device, dtype=types[dtype] if dtype else None)
+    _ = pipe.adapter  # says what to do when there is none
+    return pipe
