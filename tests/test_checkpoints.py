@@ -37,7 +37,7 @@ def test_only_plain_tensors_are_read(official):
         def __reduce__(self):
             return print, ("this must not run",)
 
-    (official / GLOBAL_NAME).write_bytes(pickle.dumps({"mapping_0.0.weight": Surprise()}))
+    (official / GLOBAL_NAME).write_bytes(pickle.dumps({"mapping_0.0.weight": Surprise()}, protocol=2))
     with pytest.raises(ValueError, match="not a checkpoint of plain tensors"):
         load_official(official)
 
