@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from elite.prompts import TEMPLATES
+from elite.toybox.world.captions import write_caption
 
 FACTS = ("class_name", "scene", "accessory", "property", "color")
 CAPTIONS_PER_PICTURE = 6
@@ -17,24 +18,6 @@ class Description:
 
     text: str
     said: tuple[str | None, ...]
-
-
-def article(noun: str) -> str:
-    """The noun with "a" or "an" before it."""
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
-
-
-def write_caption(template: str, said: dict[str, str | None]) -> str:
-    """A caption in the order of the paper's prompts: template, property or colour, class, accessory, scene."""
-    adjective = said.get("property") or said.get("color")
-    noun = f"{adjective} {said['class_name']}" if adjective else str(said["class_name"])
-    if template == "{}":
-        words = article(noun)
-    elif template.endswith("a {}") and noun[0] in "aeiou":
-        words = template.removesuffix("a {}") + article(noun)
-    else:
-        words = template.format(noun)
-    return " ".join(part for part in (words, said.get("accessory"), said.get("scene")) if part)
 
 
 def described(facts: dict) -> list[Description]:
