@@ -16,7 +16,7 @@ CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline folder as `ELITE_BACKBONE` takes it: Stable Diffusion's classes and layout, few channels, untrained."""
+    """A pipeline folder as `ELITE_BACKBONE` takes it: Stable Diffusion's layout, few channels, untrained."""
     folder = tmp_path_factory.mktemp("backbone")
     tiny_pipeline(seed=0).save_pretrained(folder)
     return folder

@@ -28,10 +28,12 @@ def test_all_eight_equations_have_code_tests_and_a_section(extension):
 
 def test_each_equation_is_shown_with_its_number_once_where_the_registry_says(extension):
     shown = []
-    for notebook in (ROOT / "book").glob("*.ipynb"):
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-        shown += [(int(number), f"book/{notebook.stem}") for number in re.findall(r"\\tag\{(\d+)\}", prose)]
+    for page in [*(ROOT / "book").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]:
+        prose = page.read_text(encoding="utf-8")
+        if page.suffix == ".ipynb":
+            cells = json.loads(prose)["cells"]
+            prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        shown += [(int(number), f"book/{page.stem}") for number in re.findall(r"\\tag\{(\d+)\}", prose)]
     assert sorted(shown) == [(entry["number"], entry["section"]) for entry in extension.read_registry()]
 
 
