@@ -1,7 +1,6 @@
 """Install a Jupyter kernel named ``elite-cuda`` that runs the chapters on the GPU.
 
-    python tools/install_gpu_kernel.py
-    pytest --nbval --nbval-kernel-name elite-cuda book/
+After ``python tools/install_gpu_kernel.py``, ``pytest --nbval --nbval-kernel-name elite-cuda book/`` uses it.
 """
 
 from __future__ import annotations
