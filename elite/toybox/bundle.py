@@ -45,8 +45,10 @@ def save_part(part: nn.Module, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def update_weights(folder: Path, parts: dict[str, nn.Module | object], clip_head: dict[str, Tensor] | None = None) -> None:
-    """Replace ``parts`` (by the names of their subfolders; ``"tokenizer"`` too) in a weights folder, keeping the others.
+def update_weights(
+    folder: Path, parts: dict[str, nn.Module | object], clip_head: dict[str, Tensor] | None = None
+) -> None:
+    """Replace ``parts``, by the names of their subfolders, in a weights folder, keeping the others.
 
     Raises:
         ValueError: if a part has a name that the folder has no place for.
@@ -54,7 +56,9 @@ def update_weights(folder: Path, parts: dict[str, nn.Module | object], clip_head
     known = {*PIPELINE_PARTS, *OTHER_PARTS, "tokenizer", "scheduler", "feature_extractor"}
     for name in parts:
         if name not in known:
-            raise ValueError(f"`parts` names {name!r}, which is no part of a weights folder: use one of {sorted(known)}.")
+            raise ValueError(
+                f"`parts` names {name!r}, which is no part of a weights folder: use one of {sorted(known)}."
+            )
     folder = Path(folder)
     fresh, old = (folder.with_name(f".{folder.name}-{kind}-{os.getpid()}") for kind in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
@@ -68,7 +72,9 @@ def update_weights(folder: Path, parts: dict[str, nn.Module | object], clip_head
         else:
             part.save_pretrained(fresh / name)
     if clip_head is not None:
-        save_file({name: tensor.half().contiguous() for name, tensor in clip_head.items()}, fresh / "clip_head.safetensors")
+        save_file(
+            {name: tensor.half().contiguous() for name, tensor in clip_head.items()}, fresh / "clip_head.safetensors"
+        )
     write_checksums(fresh)
     if folder.exists():
         os.replace(folder, old)

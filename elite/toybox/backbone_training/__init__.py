@@ -1,1 +1,1 @@
-"""Programs that train the toybox backbone, one module a part; ``python -m elite.toybox.train_all`` runs them in order."""
+"""Programs that train the toybox backbone, one a part; ``elite.toybox.train_all`` runs them in order."""

@@ -6,10 +6,9 @@ import random
 from dataclasses import dataclass
 
 from elite.prompts import TEMPLATES
-from elite.toybox.world.captions import write_caption
+from elite.toybox.world import FACTS, write_caption
 
-FACTS = ("class_name", "scene", "accessory", "property", "color")
-CAPTIONS_PER_PICTURE = 6
+CAPTIONS_PER_PICTURE = 4
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Description:
 
 
 def described(facts: dict) -> list[Description]:
-    """True captions of one picture, the same at every call: its own first, then some that say less or say it otherwise."""
+    """True captions of one picture, the same at every call: full ones first, then some that say less."""
     draw = random.Random(str(facts["seed"]))
     captions = []
     for number in range(CAPTIONS_PER_PICTURE):

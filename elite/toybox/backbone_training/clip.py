@@ -8,6 +8,7 @@ encoder keeps detail alive that no caption names; it is thrown away after traini
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -16,10 +17,10 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from elite.toybox.backbone_training import options, shapes
-from elite.toybox.backbone_training.captions import FACTS, described
+from elite.toybox.backbone_training.captions import described
 from elite.toybox.backbone_training.fit import Fit, FitSettings
 from elite.toybox.backbone_training.pictures import PictureSet, to_float
-
+from elite.toybox.world import FACTS
 
 RECONSTRUCTION_LAYER = 4
 RECONSTRUCTION_WEIGHT = 0.3
@@ -140,9 +141,13 @@ class CaptionTable:
         different = sorted({caption for choice in captions for caption in choice}, key=str)
         number = {caption: index for index, caption in enumerate(different)}
         codes = [{None: 0} for _ in FACTS]  # a picture without an accessory shows None; a caption cannot say so
-        shown = [[code.setdefault(facts[name], len(code)) for name, code in zip(FACTS, codes)] for facts in pictures.facts]
+        shown = [
+            [code.setdefault(facts[name], len(code)) for name, code in zip(FACTS, codes, strict=True)]
+            for facts in pictures.facts
+        ]
         said = [
-            [-1 if value is None else code[value] for value, code in zip(caption.said, codes)] for caption in different
+            [-1 if value is None else code[value] for value, code in zip(caption.said, codes, strict=True)]
+            for caption in different
         ]
         self.token_ids = encode_captions(tokenizer, [caption.text for caption in different])
         self.said, self.shown = torch.tensor(said), torch.tensor(shown)
@@ -165,9 +170,14 @@ def zoom(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_clip(
-    data: Path, out: Path, fit_settings: FitSettings, tokenizer: CLIPTokenizer, batch: int = 128, init_from: Path | None = None
+    data: Path,
+    out: Path,
+    fit_settings: FitSettings,
+    tokenizer: CLIPTokenizer,
+    batch: int = 128,
+    init_from: Path | None = None,
 ) -> None:
-    """Train on ``data``/train; write the averaged weights to ``out``/text_encoder, /image_encoder, /clip_head.safetensors."""
+    """Train on ``data``/train and write the averaged encoders and their head below ``out``."""
     from safetensors.torch import save_file
 
     train, validation = PictureSet(data / "train"), PictureSet(data / "validation")
@@ -211,7 +221,7 @@ app = typer.Typer(add_completion=False)
 def main(
     data: options.Data,
     out: options.Out,
-    tokenizer: Path,
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
     steps: options.Steps = None,
     minutes: options.Minutes = None,
     threads: options.Threads = 1,

@@ -194,7 +194,9 @@ class Fit:
             self.elapsed, stop = self._agree(before + now - started, stop)
             if now - last_log > 20:
                 count = self.step - step_before
-                self._log({name: total / count for name, total in sums.items()} | {"steps_per_s": count / (now - last_log)})
+                self._log(
+                    {name: total / count for name, total in sums.items()} | {"steps_per_s": count / (now - last_log)}
+                )
                 last_log, step_before, sums = now, self.step, {}
             if stop or now - last_save > 60 * self.settings.checkpoint_minutes:
                 self._checkpoint_and_evaluate()
@@ -221,9 +223,7 @@ class Fit:
 
     def _one_step(self, step_function: StepFunction) -> dict[str, Tensor]:
         settings = self.settings
-        generator = torch.Generator().manual_seed(
-            (settings.seed * 1_000_003 + self.step) * self.processes + self.rank
-        )
+        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + self.step) * self.processes + self.rank)
         factor = rate_factor(self.step, self.progress(), settings.warmup, settings.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
@@ -252,7 +252,9 @@ class Fit:
         if self.rank != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        line = {"step": self.step, "minutes": round(self.elapsed / 60, 3)} | {k: round(v, 5) for k, v in numbers.items()}
+        line = {"step": self.step, "minutes": round(self.elapsed / 60, 3)} | {
+            k: round(v, 5) for k, v in numbers.items()
+        }
         with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)

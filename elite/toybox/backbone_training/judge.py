@@ -57,7 +57,9 @@ def soften(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images * contrast).clamp(-1, 1)
 
 
-def train_judge(data: Path, out: Path, fit_settings: FitSettings, batch: int = 64, init_from: Path | None = None) -> None:
+def train_judge(
+    data: Path, out: Path, fit_settings: FitSettings, batch: int = 64, init_from: Path | None = None
+) -> None:
     """Train on ``data``/train and write the averaged weights to ``out``/judge."""
     train, validation = PictureSet(data / "train"), PictureSet(data / "validation")
     if init_from is not None:

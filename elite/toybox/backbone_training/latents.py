@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def encode_texts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: l
 
 
 def cache_latents(data: Path, weights: Path, out: Path) -> float:
-    """Encode ``data``/train and ``data``/validation with the encoders of ``weights`` into ``out``/{train,validation}.pt.
+    """Encode both splits of ``data`` with the encoders of ``weights`` into ``out``/train.pt and ``out``/validation.pt.
 
     Returns:
         The factor that gives the training latents unit variance, which is also set in ``weights``/vae.
@@ -77,7 +78,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     data: options.Data,
-    weights: options.InitFrom,
+    weights: Annotated[Path, typer.Option(help="Weights folder with the encoders.")],
     out: options.Out,
     threads: options.Threads = 1,
 ) -> None:

@@ -25,7 +25,7 @@ Workers = Annotated[int, typer.Option(help="Processes.")]
 
 
 def cache() -> Path:
-    """The toybox's part of the cache: ``$ELITE_CACHE/toybox`` (``~/.cache/elite/toybox`` when the variable is unset)."""
+    """The toybox's part of the cache: ``$ELITE_CACHE/toybox``, by default ``~/.cache/elite/toybox``."""
     return Path(os.environ.get("ELITE_CACHE", Path.home() / ".cache" / "elite")) / "toybox"
 
 

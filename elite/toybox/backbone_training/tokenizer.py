@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
+import typer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from elite.toybox import world
+from elite.toybox.backbone_training import options
 from elite.toybox.backbone_training.shapes import TEXT_POSITIONS, VOCABULARY_SIZE
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
 # Prompts of the paper and of its readers use words that the captions may lack; each is worth a token or two.
 COMMON_TEXT = """
-a photo of a the of in on with and its top it at from by for next to near behind under over front back side is are was
-photo rendering cropped photo bright clean dirty dark close-up cool weird good bad nice small large depiction picture painting
-jungle snow beach cobblestone street pink fabric wooden floor city background mountain blue house purple rug forest wheat
-field tree autumn leaves eiffel tower floating water ocean milk mirror sunflowers sidewalk crowded green grass dirt road white
-wearing red hat santa rainbow scarf black top pair pink glasses yellow shirt firefighter outfit police chef witch wizard
-shiny wet cube shaped red purple blue orange brown grey gray golden silver striped dotted spotted plain checkered patterned
-dog cat bear bird fish rabbit fox penguin pig owl duck frog turtle cow sheep lion monkey mug vase teapot car truck boat house
-backpack boot sneaker clock lamp chair guitar robot balloon book ball candle bowl can toy stuffed animal plushie cup bottle
-big tall wide round long short soft hard old new fine style drawing sketch watercolor digital art colorful color colour
-hat scarf glasses shirt coat dress crown bow tie boots sunny rainy cloudy night day morning evening sky sun moon star stars
-this that these there here some many other people person child man woman someone holding sitting standing running sleeping playing
-flying swimming jumping looking left right middle center corner inside outside above between through kitchen garden desert
-window door table bed sofa shelf box basket paper glass metal plastic stone leather wool gold bronze cotton straw grey
-underwater space planet cloud rain storm fire ice lake pond island bridge castle tower church school market library museum
+a photo of a the of in on with and its top it at from by for next to near behind under over front back side is are
+was photo rendering cropped photo bright clean dirty dark close-up cool weird good bad nice small large depiction
+picture painting jungle snow beach cobblestone street pink fabric wooden floor city background mountain blue house
+purple rug forest wheat field tree autumn leaves eiffel tower floating water ocean milk mirror sunflowers sidewalk
+crowded green grass dirt road white wearing red hat santa rainbow scarf black top pair pink glasses yellow shirt
+firefighter outfit police chef witch wizard shiny wet cube shaped red purple blue orange brown grey gray golden
+silver striped dotted spotted plain checkered patterned dog cat bear bird fish rabbit fox penguin pig owl duck frog
+turtle cow sheep lion monkey mug vase teapot car truck boat house backpack boot sneaker clock lamp chair guitar
+robot balloon book ball candle bowl can toy stuffed animal plushie cup bottle big tall wide round long short soft
+hard old new fine style drawing sketch watercolor digital art colorful color colour hat scarf glasses shirt coat
+dress crown bow tie boots sunny rainy cloudy night day morning evening sky sun moon star stars this that these there
+here some many other people person child man woman someone holding sitting standing running sleeping playing flying
+swimming jumping looking left right middle center corner inside outside above between through kitchen garden desert
+window door table bed sofa shelf box basket paper glass metal plastic stone leather wool gold bronze cotton straw
+grey underwater space planet cloud rain storm fire ice lake pond island bridge castle tower church school market
+library museum
 """
 
 
@@ -41,7 +45,11 @@ def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
     learner = Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     trainer = trainers.BpeTrainer(vocab_size=50_000, min_frequency=1, end_of_word_suffix=SUFFIX, show_progress=False)
     learner.train_from_iterator(texts, trainer)
@@ -69,6 +77,23 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
     )
 
 
-def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write the tokenizer as files that `CLIPTokenizer.from_pretrained` reads."""
-    tokenizer.save_pretrained(folder)
+app = typer.Typer(add_completion=False)
+
+
+def world_captions() -> list[str]:
+    """Captions with every word of the world: all classes in all scenes, and everything that they can wear or be."""
+    adjectives = [*world.PROPERTIES, *world.COLORS]
+    said = [{"class_name": name, "scene": scene} for name in world.CLASSES for scene in world.SCENES]
+    said += [{"class_name": name, "accessory": worn} for name in world.CLASSES for worn in world.ACCESSORIES]
+    said += [{"class_name": name, "color": adjective} for name in world.CLASSES for adjective in adjectives]
+    return [world.write_caption(template, facts) for facts in said for template in ("{}", "a photo of a {}")]
+
+
+@app.command()
+def main(out: options.Out) -> None:
+    """Learn the vocabulary from the words of the world, whichever classes are trained, and write it to ``out``."""
+    build_tokenizer(world_captions()).save_pretrained(out)
+
+
+if __name__ == "__main__":
+    app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -97,7 +98,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    cached: options.Data,
+    cached: Annotated[Path, typer.Option(help="Folder of the cached latents.")],
     out: options.Out,
     steps: options.Steps = None,
     minutes: options.Minutes = None,

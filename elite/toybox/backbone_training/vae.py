@@ -20,7 +20,7 @@ from elite.toybox.backbone_training.pictures import PictureSet, to_float
 from elite.toybox.backbone_training.shapes import build_vae
 from elite.toybox.metrics import psnr
 
-KL_WEIGHT = 1e-6
+KL_WEIGHT = 1e-7
 L1_WEIGHT = 0.1
 
 
