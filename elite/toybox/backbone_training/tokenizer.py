@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 import typer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from elite.toybox import world
@@ -36,27 +38,55 @@ library museum
 """
 
 
+def count_words(texts: Iterable[str]) -> Counter[tuple[str, ...]]:
+    """How often each word occurs, as its letters (CLIP's printable bytes), the last with the suffix."""
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        for word in re.findall(r"[^\W\d_]+|\d|[^\s\w]+", text.lower()):
+            spelled = "".join(piece for piece, _ in letters.pre_tokenize_str(word))
+            words[(*spelled[:-1], spelled[-1] + SUFFIX)] += 1
+    return words
+
+
 def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """The first ``count`` byte-pair merges of ``texts``, split into words as CLIP does.
+    """The first ``count`` byte-pair merges of ``texts``; among equally frequent pairs the first in the alphabet.
+
+    The trainer of the tokenizers library breaks such ties differently in every process, so its vocabulary could not be
+    made again.
 
     Raises:
         ValueError: if the texts are too few to give that many merges.
     """
-    learner = Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
-    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Punctuation(),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(vocab_size=50_000, min_frequency=1, end_of_word_suffix=SUFFIX, show_progress=False)
-    learner.train_from_iterator(texts, trainer)
-    merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
-    if len(merges) < count:
-        raise ValueError(f"`texts` give {len(merges)} byte-pair merges, but {count} are needed: pass more captions.")
-    return merges[:count]
+    words = count_words(texts)
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, times in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += times
+        if not pairs:
+            raise ValueError(
+                f"`texts` give {len(merges)} merges, but {count} are needed: pass more captions."
+            )
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        merged: Counter[tuple[str, ...]] = Counter()
+        for word, times in words.items():
+            merged[join_pair(word, best)] += times
+        words = merged
+    return merges
+
+
+def join_pair(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The word with every occurrence of the pair as one piece, from the left."""
+    joined: list[str] = []
+    for piece in word:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return tuple(joined)
 
 
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
