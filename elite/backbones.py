@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -86,10 +87,25 @@ def load_pipeline(
             )
     from .pipeline import ElitePipeline
 
-    pipe = _cast(ElitePipeline.from_pretrained(folder, **kwargs), dtype).to(device)
+    with _without_bars():  # local files load in no time
+        pipe = _cast(ElitePipeline.from_pretrained(folder, **kwargs), dtype).to(device)
     if str(name) == "toybox":
         pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Within this context diffusers shows no progress bars."""
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
