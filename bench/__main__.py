@@ -1,0 +1,98 @@
+"""Runs every measurement, prints a table and writes ``bench/results.json``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import torch
+import typer
+
+from elite.files import write_json
+
+from . import generation, measure, models
+
+RESULTS = Path(__file__).with_name("results.json")
+# name of a result -> the most (or, for the authors' procedure, the least) it should be
+AT_MOST = {"generation_over_plain": 1.10, "generation_over_plain_toybox": 1.15, "import_ms": 300.0}
+AT_LEAST = {"naive_over_ours_generation": 1.5}
+
+
+def contestants(name: str, steps: int) -> dict[str, Callable]:
+    """Everything measured under one heading. Contestants in training join here, as a module that returns the like."""
+    builders: dict[str, Callable[[], dict[str, Callable]]] = {
+        "sd_shaped": lambda: generation.pipelines(models.sd_shaped(), steps, 1, "latent", ip_adapter=True),
+        "sd_shaped_loop": lambda: generation.procedures(models.sd_shaped(), steps),
+        "toybox": lambda: generation.pipelines(models.toybox(), 5 * steps, 8, "pil", ip_adapter=False),
+        "toybox_loop": lambda: generation.procedures(models.toybox(), 5 * steps),
+    }
+    return builders[name]()
+
+
+def concept_ms(repeats: int) -> float:
+    """Median milliseconds from a picture to a concept, on the toybox."""
+    from elite.toybox import world
+
+    pipe = models.toybox()
+    picture = world.sample_picture(0)
+    encode = partial(pipe.encode_concept, picture.image, picture.mask)
+    return 1e3 * median(measure.interleaved({"encode": encode}, repeats)["encode"])
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="One short round, to see that it works.")] = False,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = os.cpu_count() or 1,
+    alone: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Measure side by side, interleaved, and print medians of the ratios within a round."""
+    torch.set_num_threads(threads)
+    steps, repeats = (1, 1) if quick else (3, 7)
+    if alone is not None:
+        heading, name = alone.split(":")
+        contestants(heading, steps=1)[name]()
+        typer.echo(measure.own_peak_mb())
+        return
+    results: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
+    for heading in ("sd_shaped", "sd_shaped_loop", "toybox", "toybox_loop"):
+        runs = contestants(heading, steps)
+        if heading == "sd_shaped_loop":
+            results["naive_difference"] = generation.agree(runs)
+        taken = measure.interleaved(runs, repeats)
+        seconds |= {f"{heading}:{name}": values for name, values in taken.items()}
+        typer.echo(f"{heading}: " + ", ".join(f"{name} {median(values):.3f} s" for name, values in taken.items()))
+    for result, over, under in (
+        ("generation_over_plain", "sd_shaped:elite", "sd_shaped:plain"),
+        ("ip_adapter_over_plain", "sd_shaped:ip_adapter", "sd_shaped:plain"),
+        ("generation_over_plain_toybox", "toybox:elite", "toybox:plain"),
+        ("naive_over_ours_generation", "sd_shaped_loop:naive", "sd_shaped_loop:ours"),
+        ("naive_over_ours_generation_toybox", "toybox_loop:naive", "toybox_loop:ours"),
+    ):
+        results[result] = measure.ratio(seconds, over, under)
+    results["concept_ms"] = concept_ms(3 * repeats)
+    results["import_ms"] = measure.import_ms(5)
+    memory = {name: measure.peak_memory_mb(name) for name in seconds}
+
+    typer.echo("")
+    for name, value in results.items():
+        bar = f"at most {AT_MOST[name]:g}" if name in AT_MOST else ""
+        bar = f"at least {AT_LEAST[name]:g}" if name in AT_LEAST else bar
+        typer.echo(f"{name:36s} {value:10.4g}   {bar}")
+    for name, value in memory.items():
+        typer.echo(f"{'peak MB ' + name:36s} {value:10.0f}")
+    if quick:
+        typer.echo("a quick run: nothing is written")
+        return
+    machine = {"processor": platform.machine(), "threads": threads, "torch": torch.__version__}
+    medians = {name: median(values) for name, values in seconds.items()}
+    write_json(RESULTS, {"results": results, "seconds": medians, "peak_memory_mb": memory, "machine": machine})
+    typer.echo(f"wrote {RESULTS.parent.name}/{RESULTS.name}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
