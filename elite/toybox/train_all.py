@@ -8,6 +8,7 @@ cores; each part's programs can be run on their own to train it for longer.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -58,15 +59,26 @@ def finish(programs: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def chain(
-    data: Path, runs: Path, weights: Path, minutes: float, pictures: int, seed: int, classes: str, init: list
+    data: Path,
+    runs: Path,
+    weights: Path,
+    minutes: float,
+    pictures: int,
+    seed: int,
+    classes: str,
+    init_from: Path | None,
 ) -> None:
     """Run every program, two at a time where they do not need each other."""
+    init = ["--init-from", init_from] if init_from else []
 
     def length(part: str) -> tuple[object, ...]:
         return ("--minutes", round(minutes * SHARES[part], 2), "--seed", seed, *init)
 
     finish([launch("pictures", "--out", data, "--count", pictures, "--classes", classes)])
-    finish([launch("tokenizer", "--out", runs / "tokenizer")])
+    if init_from:  # embeddings belong to the numbers of their tokens
+        shutil.copytree(init_from / "tokenizer", runs / "tokenizer", dirs_exist_ok=True)
+    else:
+        finish([launch("tokenizer", "--out", runs / "tokenizer")])
     clip = ("--data", data, "--out", runs / "clip", "--tokenizer", runs / "tokenizer", *length("clip"))
     finish([launch("clip", *clip), launch("vae", "--data", data, "--out", runs / "vae", *length("vae"))])
     beside = [
@@ -94,8 +106,7 @@ def main(
 ) -> None:
     """Train everything from a seed, or go on from a weights folder."""
     data, runs = options.cache() / classes, options.cache() / f"run-{classes}-{seed}"
-    init = ["--init-from", init_from] if init_from else []
-    chain(data, runs, weights, minutes, pictures, seed, classes, init)
+    chain(data, runs, weights, minutes, pictures, seed, classes, init_from)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,40 @@ def test_each_program_resumes_exactly(part: str, data: Path, tmp_path: Path, tok
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_the_noise_predictor_resumes_exactly(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "means": torch.randn(4, 8, 16, 16, generator=generator).half(),
+        "deviations": torch.full((4, 8, 16, 16), 0.1).half(),
+        "texts": torch.randn(3, 32, 128, generator=generator).half(),
+        "captions": torch.tensor([[1, 2]] * 4),
+        "factor": 0.5,
+    }
+    for split in ("train", "validation"):
+        torch.save(state, tmp_path / f"{split}.pt")
+    for out, lengths in (("whole", (2,)), ("parts", (1, 2))):
+        for steps in lengths:
+            unet.train_unet(tmp_path, tmp_path / out, settings(steps), batch=2)
+    whole, parts = (
+        torch.load(tmp_path / out / "checkpoint.pt", weights_only=True)["model"] for out in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_an_empty_caption_replaces_one_in_ten(tmp_path: Path) -> None:
+    state = {
+        "means": torch.zeros(1, 8, 16, 16).half(),
+        "deviations": torch.zeros(1, 8, 16, 16).half(),
+        "texts": torch.arange(2.0).view(2, 1, 1).expand(2, 32, 128).clone().half(),
+        "captions": torch.tensor([[1]]),
+        "factor": 1.0,
+    }
+    torch.save(state, tmp_path / "train.pt")
+    _, text = unet.CachedLatents(tmp_path / "train.pt").batch(2000, torch.Generator().manual_seed(0))
+    assert 0.08 < 1 - float(text[:, 0, 0].mean()) < 0.12
+
+
 def test_curves_are_json_lines_with_the_step(data: Path, tmp_path: Path) -> None:
     vae.train_vae(data, tmp_path, settings(1), batch=2)
     lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text(encoding="utf-8").splitlines()]

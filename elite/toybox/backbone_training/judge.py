@@ -62,10 +62,12 @@ def train_judge(
 ) -> None:
     """Train on ``data``/train and write the averaged weights to ``out``/judge."""
     train, validation = PictureSet(data / "train"), PictureSet(data / "validation")
+    network = build_judge(judge_labels(train))
     if init_from is not None:
-        network = ResNetForImageClassification.from_pretrained(init_from / "judge", dtype=torch.float32)
-    else:
-        network = build_judge(judge_labels(train))
+        start = ResNetForImageClassification.from_pretrained(init_from / "judge", dtype=torch.float32)
+        network.resnet.load_state_dict(start.resnet.state_dict())
+        if start.config.id2label == network.config.id2label:  # other pictures may have other answers
+            network.classifier.load_state_dict(start.classifier.state_dict())
     judge = Judge(network)
     targets, expected = judge_targets(judge, train), judge_targets(judge, validation)
 

@@ -66,9 +66,7 @@ def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
             for pair in pairwise(word):
                 pairs[pair] += times
         if not pairs:
-            raise ValueError(
-                f"`texts` give {len(merges)} merges, but {count} are needed: pass more captions."
-            )
+            raise ValueError(f"`texts` give {len(merges)} merges, but {count} are needed: pass more captions.")
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         merged: Counter[tuple[str, ...]] = Counter()
