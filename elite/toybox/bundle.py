@@ -42,6 +42,7 @@ def save_part(part: nn.Module, folder: Path) -> None:
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = "float32"
+    config.pop("_name_or_path", None)  # the folder it was read from says nothing to anyone else
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
