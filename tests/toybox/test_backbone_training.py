@@ -231,3 +231,15 @@ def test_the_tokenizer_is_clips_with_its_own_words(tokenizer) -> None:
 def test_equal_captions_give_an_equal_vocabulary(tokenizer) -> None:
     again = build_tokenizer(reversed(world_captions()))
     assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_naming_loss_equals_a_naive_loop_over_facts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5 * clip.NAMES, generator=generator)
+    shown = torch.randint(clip.NAMES, (3, 5), generator=generator)
+    naive = [
+        -logits[b, f * clip.NAMES : (f + 1) * clip.NAMES].softmax(0)[shown[b, f]].log()
+        for b in range(3)
+        for f in range(5)
+    ]
+    torch.testing.assert_close(clip.naming_loss(logits, shown), torch.stack(naive).mean())

@@ -1,8 +1,9 @@
 """Trains the CLIP pair by contrast between pictures and captions.
 
 Captions are few and short, so many captions of a batch are true of many pictures: a target is the even distribution
-over everything that is true, not the diagonal. A linear head that repaints each patch from the middle of the vision
-encoder keeps detail alive that no caption names; it is thrown away after training.
+over everything that is true, not the diagonal. Two linear heads help the vision encoder and are thrown away after
+training: one repaints each patch from the encoder's middle, which keeps detail alive that no caption names; one names
+class, scene, accessory, property and colour from the embedding, which says more of a picture than one caption does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from elite.toybox.world import FACTS
 
 RECONSTRUCTION_LAYER = 4
 RECONSTRUCTION_WEIGHT = 0.3
+NAMING_WEIGHT = 0.5
+NAMES = 32  # the most values that a fact takes, "none" included
 
 
 def clip_pixels(images: Tensor) -> Tensor:
@@ -40,7 +43,7 @@ def encode_captions(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 class ClipPair(nn.Module):
-    """Both encoders, the text projection, the temperature and the repainting head."""
+    """Both encoders, the text projection, the temperature and the two heads that only training needs."""
 
     def __init__(self, text: CLIPTextModel, vision: CLIPVisionModelWithProjection) -> None:
         super().__init__()
@@ -48,6 +51,7 @@ class ClipPair(nn.Module):
         self.text_projection = nn.Linear(shapes.TEXT_WIDTH, shapes.PROJECTION_WIDTH, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(2.659))  # log(1 / 0.07), CLIP's start
         self.repaint = nn.Linear(shapes.VISION_WIDTH, 3 * 8 * 8)
+        self.name = nn.Linear(shapes.PROJECTION_WIDTH, len(FACTS) * NAMES)
 
     def embed_text(self, token_ids: Tensor) -> Tensor:
         """Unit embeddings (B, 128) of token ids (B, 32)."""
@@ -100,20 +104,37 @@ def patches(pixels: Tensor) -> Tensor:
     return F.unfold(pixels, 8, stride=8).transpose(1, 2)
 
 
-def clip_losses(pair: ClipPair, pixels: Tensor, token_ids: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Losses of a batch: contrast and repainting."""
+def naming_loss(logits: Tensor, shown: Tensor) -> Tensor:
+    """Mean cross entropy over the facts.
+
+    Args:
+        logits: (B, F * `NAMES`).
+        shown: what each picture shows, (B, F) codes below `NAMES`.
+    """
+    return F.cross_entropy(logits.view(-1, NAMES), shown.reshape(-1))
+
+
+def clip_losses(
+    pair: ClipPair, pixels: Tensor, token_ids: Tensor, truth: Tensor, shown: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Losses of a batch: contrast and repainting, and naming where ``shown`` (B, F) is given."""
     images, middle = pair.embed_images(pixels)
     texts = pair.embed_text(token_ids)
     similarity = pair.logit_scale.clamp(max=4.6052).exp() * images @ texts.T  # at most 100 times, as CLIP
     contrast = contrastive_loss(similarity, truth)
     repainting = F.mse_loss(pair.repaint(middle), patches(pixels))
     right = truth.gather(1, similarity.argmax(1, keepdim=True)).float().mean()
+    losses = {"contrast": contrast, "repainting": repainting, "right": right}
     loss = contrast + RECONSTRUCTION_WEIGHT * repainting
-    return {"loss": loss, "contrast": contrast, "repainting": repainting, "right": right}
+    if shown is not None:
+        # Scaled up from unit length, or the softmax over the names could not become sharp.
+        losses["naming"] = naming_loss(pair.name(images * shapes.PROJECTION_WIDTH**0.5), shown)
+        loss = loss + NAMING_WEIGHT * losses["naming"]
+    return {"loss": loss, **losses}
 
 
 def load_pair(folder: Path) -> ClipPair:
-    """The CLIP pair of a weights folder, in float32; the repainting head is fresh."""
+    """The CLIP pair of a weights folder, in float32; the heads of training are fresh."""
     from safetensors.torch import load_file
 
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -192,7 +213,7 @@ def train_clip(
         captions = table.draw(chosen, generator)
         truth = true_of(table.said[captions], table.shown[chosen])
         images = zoom(to_float(train.images[chosen.numpy()]), generator)
-        return clip_losses(pair, clip_pixels(images), table.token_ids[captions], truth)
+        return clip_losses(pair, clip_pixels(images), table.token_ids[captions], truth, table.shown[chosen])
 
     def save() -> None:
         pair.text.save_pretrained(out / "text_encoder")
