@@ -1,0 +1,68 @@
+"""What a training step draws: noise, timesteps, and the noise of the latents.
+
+Every sample has a random stream of its own, keyed by (seed, step, row): a batch split over processes, or gathered in
+pieces, draws what one process draws for the whole, and a resumed run needs no record of random states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# The first numbers of the streams. The data's are 0 and 1 (the stages) and 2 (the order).
+_NOISE, _POSTERIOR = 3, 4
+
+
+def noise_and_timesteps(
+    rows: Sequence[int] | Tensor, step: int, seed: int, shape: Sequence[int], num_train_timesteps: int = 1000
+) -> tuple[Tensor, Tensor]:
+    """The noise to predict and how much of it there is (ε and t of Eq. 1), for each sample on its own.
+
+    Args:
+        rows: what tells the samples of this step apart, such as their rows in the data set, (B,).
+        step: number of the step, from 0.
+        seed: of the run.
+        shape: (C, h, w) of one latent.
+        num_train_timesteps: length T of the noise schedule.
+
+    Returns:
+        noise (B, C, h, w), float32, standard normal; timesteps (B,), long, in 0 to T - 1. Both on the CPU.
+
+    Raises:
+        ValueError: no rows, a negative number among row, step and seed, or no timesteps.
+    """
+    if num_train_timesteps < 1:
+        raise ValueError(f"num_train_timesteps must be at least 1, got {num_train_timesteps}.")
+    noise, timesteps = [], []
+    for stream in _streams(_NOISE, rows, step, seed):
+        timesteps.append(int(stream.integers(num_train_timesteps)))
+        noise.append(_normal(stream, shape))
+    return torch.stack(noise), torch.tensor(timesteps)
+
+
+def posterior_noise(rows: Sequence[int] | Tensor, step: int, seed: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal values that turn the autoencoder's moments into latents; arguments as `noise_and_timesteps`.
+
+    Returns:
+        (B, C, h, w), float32, on the CPU; independent of the noise of the same samples.
+
+    Raises:
+        ValueError: no rows, or a negative number among row, step and seed.
+    """
+    return torch.stack([_normal(stream, shape) for stream in _streams(_POSTERIOR, rows, step, seed)])
+
+
+def _streams(kind: int, rows: Sequence[int] | Tensor, step: int, seed: int) -> Iterator[np.random.Generator]:
+    numbers = [int(row) for row in rows]
+    if not numbers:
+        raise ValueError("rows must hold at least one number, got none.")
+    if min(*numbers, step, seed) < 0:
+        raise ValueError(f"rows, step and seed must not be negative, got {numbers}, {step}, {seed}.")
+    return (np.random.default_rng([seed, kind, step, row]) for row in numbers)
+
+
+def _normal(stream: np.random.Generator, shape: Sequence[int]) -> Tensor:
+    return torch.from_numpy(stream.standard_normal(tuple(shape), dtype=np.float32))
