@@ -1,0 +1,77 @@
+"""Ready settings by name: those of the paper for Stable Diffusion v1-4, and those of the toybox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from elite.training.config import TrainingConfig
+
+_SD14 = {
+    "model": "sd14",
+    "data": "data/open-images",
+    "scale_learning_rate": True,  # 1e-6 × 16 and 1e-5 × 8
+    "ema_decay": 0.9999,
+    "num_workers": 8,
+    "cache_dtype": "float16",
+    "checkpoint_every": 1000,
+    "validate_every": 1000,
+    "trackers": ("tensorboard",),
+}
+_TOYBOX = {
+    "model": "toybox",
+    "data": "data/toybox",
+    "hidden_dim": 256,
+    "output_scale": 0.021,  # the root mean square of the toybox's token embeddings
+    "learning_rate": 5e-4,
+    "lr_schedule": "cosine",
+    "warmup": 100,
+    "batch_size": 48,
+    "checkpoint_every": 250,
+    "validate_every": 250,
+}
+
+PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
+    {
+        "sd14-global": TrainingConfig(
+            "global", output="runs/sd14-global", steps=70_000, batch_size=16, learning_rate=1e-6, **_SD14
+        ),
+        "sd14-local": TrainingConfig(
+            "local",
+            adapter="runs/sd14-global",
+            output="runs/sd14-local",
+            steps=65_000,
+            batch_size=8,
+            learning_rate=1e-5,
+            **_SD14,
+        ),
+        "toybox-global": TrainingConfig("global", output="runs/toybox-global", steps=6000, **_TOYBOX),
+        "toybox-local": TrainingConfig(
+            "local", adapter="runs/toybox-global", output="runs/toybox-local", steps=4000, **_TOYBOX
+        ),
+    }
+)
+
+
+def load_config(source: str | Path, **changes: Any) -> TrainingConfig:
+    """A preset by its name, or the settings of a YAML file.
+
+    Args:
+        source: a preset's name or a file's path.
+        **changes: settings that replace those found.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        FileNotFoundError: neither a preset nor a file.
+        ValueError: for a setting that is wrong or unknown.
+    """
+    if str(source) in PRESETS:
+        return PRESETS[str(source)].with_changes(**changes)
+    if not Path(source).is_file():
+        names = ", ".join(PRESETS)
+        raise FileNotFoundError(f"config must be one of {names}, or a YAML file that exists, got {str(source)!r}.")
+    return TrainingConfig.from_file(source, **changes)
