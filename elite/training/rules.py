@@ -86,9 +86,7 @@ def text() -> Rule:
     """A text that is not empty; paths become texts."""
 
     def read(value: Any) -> str:
-        _require(
-            not isinstance(value, (bool, int, float, list, tuple, dict)) and value is not None and str(value) != ""
-        )
+        _require(isinstance(value, (str, Path)) and str(value) != "")
         return str(value)
 
     return Rule("a text that is not empty", read)
