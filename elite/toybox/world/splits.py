@@ -24,13 +24,14 @@ SPLITS = ("train", "validation")
 _CAPTION_TEMPLATES = ("{}", "{}", "a photo of a {}", "a rendering of a {}", "a photo of the {}")
 
 
-def sample_picture(seed: int, split: str = "train", classes: Sequence[str] | None = None) -> Picture:
+def sample_picture(seed: int, split: str = "train", classes: Sequence[str] | None = None, size: int = 64) -> Picture:
     """Draw a picture; the same seed and split give the same one.
 
     Args:
         seed: any whole number; every seed has a subject of its own.
         split: "train" or "validation". Held-out subjects appear in neither, held-out pairs not in "train".
         classes: restrict the classes.
+        size: side of the picture in pixels; what it shows does not depend on it.
 
     Returns:
         The picture.
@@ -57,6 +58,7 @@ def sample_picture(seed: int, split: str = "train", classes: Sequence[str] | Non
         property=prop,
         seed=rng.randrange(1 << 30),
         close_up=rng.random() < 0.15,
+        size=size,
         template=rng.choice(_CAPTION_TEMPLATES),
         say_color=rng.random() < 0.5,
     )
