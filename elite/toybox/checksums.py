@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
-UNLISTED = {SUMS, "MODEL_CARD.md"}
+REPORT, CURVES = "report.json", "curves"
+# What describes the weights and is never loaded into a model; the report is measured after the sums are written.
+UNLISTED = {SUMS, "MODEL_CARD.md", REPORT}
 
 
 class ChecksumError(RuntimeError):
@@ -17,7 +19,11 @@ class ChecksumError(RuntimeError):
 def listed_files(folder: Path) -> list[str]:
     """Names, relative to ``folder`` and in order, of the files that the sums cover."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in files if name not in UNLISTED and not Path(name).name.startswith("."))
+    return sorted(name for name in files if _is_listed(name))
+
+
+def _is_listed(name: str) -> bool:
+    return name not in UNLISTED and not name.startswith(f"{CURVES}/") and not Path(name).name.startswith(".")
 
 
 def sha256(path: Path) -> str:

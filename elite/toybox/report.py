@@ -19,6 +19,7 @@ from torch import Tensor
 from elite.toybox import WEIGHTS, load_identity_encoder, load_judge, verify
 from elite.toybox.judge import NOTHING, Judge
 from elite.toybox.metrics import accuracy, psnr, top1_true, triplet_accuracy
+from elite.toybox.record import save_report
 from elite.toybox.report_data import Prompt, UnseenPictures, identity_pairs, report_prompts, unseen_pictures
 from elite.toybox.sheets import in_rows, save_sheet, sheet, to_pictures
 
@@ -157,7 +158,7 @@ def batch_seconds(pipeline: StableDiffusionPipeline, prompt: str) -> float:
     return min(seconds[1:])
 
 
-def concept_numbers(folder: Path, seed: int) -> dict[str, float]:
+def concept_numbers(folder: Path, seed: int, build: Path) -> dict[str, float]:
     """The numbers of the bundled adapter, where there is one."""
     if not (folder / "elite").is_dir() or importlib.util.find_spec("elite.toybox.concept_report") is None:
         return {}
@@ -166,7 +167,7 @@ def concept_numbers(folder: Path, seed: int) -> dict[str, float]:
 
     pipeline = ElitePipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    return concept_report(pipeline, seed)
+    return concept_report(pipeline, seed, build, folder)
 
 
 def report(folder: Path, build: Path, prompts: int = 400, pictures: int = 512, seed: int = 0) -> dict[str, float]:
@@ -197,7 +198,7 @@ def report(folder: Path, build: Path, prompts: int = 400, pictures: int = 512, s
     numbers["seconds_batch8_25steps"] = batch_seconds(pipeline, chosen[0].text)
     numbers["load_seconds"] = load_seconds
     numbers["weights_mb"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    numbers |= concept_numbers(folder, seed)
+    numbers |= concept_numbers(folder, seed, build)
     return {name: round(value, 4) if math.isfinite(value) else None for name, value in numbers.items()}
 
 
@@ -212,10 +213,14 @@ def main(
     pictures: Annotated[int, typer.Option(help="Unseen pictures, a multiple of 256.")] = 512,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    save: Annotated[bool, typer.Option("--save", help="Keep the numbers beside the weights, for the book.")] = False,
 ) -> None:
     """Measure the backbone and print its numbers as one JSON object."""
     torch.set_num_threads(threads)
-    typer.echo(json.dumps(report(weights, build, prompts, pictures, seed)))
+    numbers = report(weights, build, prompts, pictures, seed)
+    if save:
+        save_report(weights, numbers, {"prompts": prompts, "pictures": pictures, "seed": seed})
+    typer.echo(json.dumps(numbers))
 
 
 if __name__ == "__main__":

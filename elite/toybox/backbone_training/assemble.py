@@ -1,4 +1,4 @@
-"""Puts the finished parts of a run into a weights folder in half precision; other parts stay as they were."""
+"""Puts the finished parts of a run, with their curves, into a weights folder; other parts stay as they were."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from elite.toybox.backbone_training import options
+from elite.toybox.backbone_training.curves import copy_curves, curves_of_run
 from elite.toybox.backbone_training.judge import judge_labels
 from elite.toybox.backbone_training.pictures import PictureSet
 from elite.toybox.bundle import random_weights, update_weights
@@ -49,6 +50,8 @@ def finished_parts(runs: Path) -> dict[str, nn.Module | object]:
 def assemble(runs: Path, out: Path, data: Path, seed: int = 0) -> list[str]:
     """Write what is finished below ``runs`` into the weights folder ``out``, which is made if it is not there.
 
+    Parts are written in half precision; the thinned curves of training stand beside them.
+
     Returns:
         The names of the parts written.
     """
@@ -57,6 +60,7 @@ def assemble(runs: Path, out: Path, data: Path, seed: int = 0) -> list[str]:
         random_weights(out, parts["tokenizer"], judge_labels(PictureSet(data / "train")), seed)
     head = runs / "clip" / "clip_head.safetensors"
     update_weights(out, parts, load_file(head) if head.exists() else None)
+    copy_curves(curves_of_run(runs), out)
     return sorted(parts)
 
 
