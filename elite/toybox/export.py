@@ -77,7 +77,7 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportedObject:
-    """One subject of an exported picture: its mask (mode "1"), box x0, y0, x1, y1 (fractions), and whether it is cut."""
+    """One subject of an exported picture: its mask (mode "1"), box x0, y0, x1, y1 (fractions), and if it is cut."""
 
     class_name: str
     mask: Image.Image
