@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,11 +18,14 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from elite.adapter import EliteAdapter
+from elite.fingerprint import fingerprint
 from elite.toybox.backbone_training import shapes
 from elite.toybox.checksums import write_checksums
 
 PIPELINE_PARTS = ("text_encoder", "vae", "unet", "image_encoder")
 OTHER_PARTS = ("identity_encoder", "judge")
+ADAPTER_FOLDER = "elite"
 
 
 def save_part(part: nn.Module, folder: Path) -> None:
@@ -60,26 +64,64 @@ def update_weights(
             raise ValueError(
                 f"`parts` names {name!r}, which is no part of a weights folder: use one of {sorted(known)}."
             )
+
+    def write(fresh: Path) -> None:
+        for name, part in parts.items():
+            shutil.rmtree(fresh / name, ignore_errors=True)
+            if isinstance(part, nn.Module):
+                save_part(part, fresh / name)
+            else:
+                part.save_pretrained(fresh / name)
+        if clip_head is not None:
+            halves = {name: tensor.half().contiguous() for name, tensor in clip_head.items()}
+            save_file(halves, fresh / "clip_head.safetensors")
+
+    _replace_folder(Path(folder), write)
+
+
+def update_adapter(folder: Path, adapter: EliteAdapter) -> None:
+    """Put an ELITE adapter into a weights folder, in half precision, in place of the one before.
+
+    Raises:
+        ValueError: if it was made for another image encoder or UNet than the folder's, or a weight is beyond the range
+            of half precision; the folder is left as it was.
+        FileNotFoundError: if there is no weights folder.
+    """
+    from elite.pipeline import ElitePipeline
+
     folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder} is no weights folder: it has no model_index.json.")
+    half = EliteAdapter(adapter.config)
+    half.load_state_dict(adapter.state_dict())
+    with_adapter = ElitePipeline.from_pretrained(folder, adapter=half)  # refuses one that does not fit
+    made_for, encoder = adapter.config.image_encoder, fingerprint([with_adapter.image_encoder])
+    if made_for and made_for != encoder:
+        raise ValueError(f"the adapter was trained with another image encoder than that of {folder}: train it again.")
+    half.detach().half()
+
+    def write(fresh: Path) -> None:
+        shutil.rmtree(fresh / ADAPTER_FOLDER, ignore_errors=True)
+        half.save_pretrained(fresh / ADAPTER_FOLDER)
+
+    _replace_folder(folder, write)
+
+
+def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Change a copy of a folder, refresh its sums, and let it take the folder's place."""
     fresh, old = (folder.with_name(f".{folder.name}-{kind}-{os.getpid()}") for kind in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
-    if folder.exists():
-        shutil.copytree(folder, fresh)
-    fresh.mkdir(parents=True, exist_ok=True)
-    for name, part in parts.items():
-        shutil.rmtree(fresh / name, ignore_errors=True)
-        if isinstance(part, nn.Module):
-            save_part(part, fresh / name)
-        else:
-            part.save_pretrained(fresh / name)
-    if clip_head is not None:
-        save_file(
-            {name: tensor.half().contiguous() for name, tensor in clip_head.items()}, fresh / "clip_head.safetensors"
-        )
-    write_checksums(fresh)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
+    try:
+        if folder.exists():
+            shutil.copytree(folder, fresh)
+        fresh.mkdir(parents=True, exist_ok=True)
+        write(fresh)
+        write_checksums(fresh)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from elite import toybox
+from elite.adapter import EliteAdapter
+from elite.pipeline import ElitePipeline
 from elite.toybox import bundle, checksums
 from elite.toybox.backbone_training.tokenizer import build_tokenizer, world_captions
 from elite.toybox.judge import Judge
@@ -79,6 +82,45 @@ def test_replacing_a_part_keeps_the_others_and_renews_the_sums(folder: Path) -> 
     assert (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
     assert toybox.load_judge(folder).answers("accessory") == ["none", "wearing a hat"]
     assert not list(folder.parent.glob(".weights-*"))
+
+
+def fresh_adapter(folder: Path, hidden_dim: int = 256) -> EliteAdapter:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    models = pipeline.unet, pipeline.text_encoder, pipeline.image_encoder
+    return EliteAdapter.for_models(*models, hidden_dim=hidden_dim, generator=torch.Generator().manual_seed(5))
+
+
+def test_an_adapter_is_bundled_in_half_precision_and_loads_with_the_pipeline(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    adapter = fresh_adapter(folder)
+    bundle.update_adapter(folder, adapter)
+    checksums.check_checksums(folder)
+    stored = load_file(folder / "elite" / "elite_adapter.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert sum(path.stat().st_size for path in (folder / "elite").iterdir()) <= 8e6
+    assert next(adapter.parameters()).dtype == torch.float32  # the one given stays as it was
+    loaded = ElitePipeline.from_pretrained(folder).adapter
+    for name, tensor in adapter.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name].float(), tensor, rtol=1e-3, atol=1e-6)
+    assert not list(folder.parent.glob(".weights-*"))
+
+
+def test_an_adapter_of_another_encoder_is_refused_and_the_folder_stays(folder: Path) -> None:
+    adapter = fresh_adapter(folder, hidden_dim=8)
+    before = (folder / "SHA256SUMS").read_bytes()
+    adapter.config = replace(adapter.config, image_encoder="0" * 16)
+    with pytest.raises(ValueError, match="another image encoder"):
+        bundle.update_adapter(folder, adapter)
+    adapter.config = replace(adapter.config, image_encoder="")
+    with torch.no_grad():
+        adapter.global_mapper.get_parameter(next(iter(dict(adapter.global_mapper.named_parameters())))).fill_(1e6)
+    with pytest.raises(ValueError, match="infinite"):
+        bundle.update_adapter(folder, adapter)
+    assert (folder / "SHA256SUMS").read_bytes() == before
+    assert not list(folder.parent.glob(".weights-*"))
+    with pytest.raises(FileNotFoundError, match="model_index"):
+        bundle.update_adapter(folder.parent / "nowhere", adapter)
 
 
 def test_an_unknown_part_is_refused_before_anything_is_written(tmp_path: Path) -> None:
