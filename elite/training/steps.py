@@ -148,6 +148,11 @@ class StageModule(nn.Module):
         encoder = self.image_encoder
         return clip_features(encoder, pixel_values.to(encoder.device, encoder.dtype), self.adapter.config.layers)
 
+    @torch.no_grad()
+    def words_of(self, features: Sequence[Tensor]) -> Tensor:
+        """All words (B, N, d) of CLIP features, as M^g gives them; without gradient."""
+        return self._mapped(self.adapter.global_mapper, features)
+
     def forward(
         self, batch: Mapping[str, Any], noise: Tensor, timesteps: Tensor, posterior_noise: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -206,7 +211,7 @@ class StageModule(nn.Module):
         else:
             both = self.features(torch.cat([batch["pixel_values_clip"], pixels]))
             features, of_object = zip(*(feature.chunk(2) for feature in both), strict=True)
-        return self._mapped(self.adapter.global_mapper, features), of_object
+        return self.words_of(features), of_object
 
     @staticmethod
     def _mapped(mapper: nn.Module, features: Sequence[Tensor], *mask: Tensor) -> Tensor:
