@@ -107,7 +107,7 @@ def test_files_that_hold_no_settings_are_refused(tmp_path, content, message):
 
 
 def test_neither_preset_nor_file_is_refused():
-    with pytest.raises(FileNotFoundError, match="sd14-global, .* or a YAML file"):
+    with pytest.raises(FileNotFoundError, match=r"sd14-global, .* or a YAML file"):
         load_config("sd15-global")
 
 
