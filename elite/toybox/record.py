@@ -140,7 +140,7 @@ def curve_table(folder: Path) -> str:
     for part, lines in read_curves(folder).items():
         training = [line for line in lines if "loss" in line]
         tested = [line for line in lines if "loss" not in line]
-        last = ", ".join(f"{key}: {value:g}" for key, value in tested[-1].items() if _measured(key)) if tested else "–"
+        last = ", ".join(f"{key.removeprefix('validation_')}: {value:.3g}" for key, value in tested[-1].items() if _measured(key)) if tested else "–"
         ends = f"{training[0]['loss']:.3g} | {training[-1]['loss']:.3g}" if training else "– | –"
         rows.append(f"| {part} | {lines[-1]['step']} | {lines[-1]['minutes']:.0f} | {ends} | {last} |")
     if not rows:

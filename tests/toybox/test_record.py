@@ -143,7 +143,7 @@ def test_what_training_logs_is_what_is_read(tmp_path: Path, folder: Path):
     fit.run(lambda step, generator: {"loss": layer(torch.ones(1, 2)).square().mean()})
     assert curves.copy_curves({"vae": tmp_path / "vae" / "curve.jsonl"}, folder) == ["vae"]
     assert record.read_curves(folder)["vae"][-1]["validation_psnr"] == 20.0
-    assert "validation_psnr: 20" in record.curve_table(folder)
+    assert "| psnr: 20 |" in record.curve_table(folder)
 
 
 def test_the_command_refuses_a_curve_that_is_not_there(tmp_path: Path):
