@@ -25,8 +25,10 @@ def short_shards(monkeypatch):
     monkeypatch.setattr(rows_module, "ROWS", 5)
 
 
-def make(pipe, subset, stage: str, augment: bool = True) -> tuple[StageModule, GlobalSamples | LocalSamples]:
-    settings = SampleSettings.for_pipeline(pipe, augment=augment)
+def make(
+    pipe, subset, stage: str, augment: bool = True, **settings
+) -> tuple[StageModule, GlobalSamples | LocalSamples]:
+    settings = SampleSettings.for_pipeline(pipe, augment=augment, **settings)
     if stage == "global":
         return StageModule(pipe, stage), GlobalSamples(index_boxes(subset), subset, settings)
     return StageModule(pipe, stage), LocalSamples(index_masks(subset, resolution=16), subset, settings)
@@ -74,12 +76,13 @@ def test_what_is_kept_takes_the_place_of_its_pictures(fresh, subset, tmp_path):
 
 
 def test_words_may_be_kept_for_the_middle_padding(fresh, subset, tmp_path):
-    module, samples = make(fresh, subset, "local")
-    batch = collate([samples[row, 3] for row in ROWS])
+    module, samples = make(fresh, subset, "local", resolution=256)  # large enough for paddings to differ
+    batch = collate([samples[row] for row in ROWS])
     kept = filled(module, samples, tmp_path / "cache", words=True).extend(batch)["words"]
-    still = make(fresh, subset, "local", augment=False)[1]
-    expected = module.words_of(module.features(collate([still[row] for row in ROWS])["pixel_values_clip"]))
-    torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-6)
+    still = make(fresh, subset, "local", augment=False, resolution=256)[1]
+    pixels, drawn = (b["pixel_values_clip"] for b in (collate([still[row] for row in ROWS]), batch))
+    torch.testing.assert_close(kept, module.words_of(module.features(pixels)), rtol=1e-4, atol=1e-6)
+    assert (kept - module.words_of(module.features(drawn))).abs().max() > 1e-3
 
 
 def test_half_precision_halves_the_files(fresh, subset, tmp_path):
