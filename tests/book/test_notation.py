@@ -92,7 +92,7 @@ def test_names_of_the_package_exist(explained):
 
 def test_every_tensor_of_the_method_has_its_shape(cells):
     outputs = [output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.get("outputs", [])]
-    shown = {row[0].strip("$"): row[1] for text in outputs for row in rows("".join(text))}
+    shown = {row[0].strip("$"): row[1].replace("\u00a0", " ") for text in outputs for row in rows("".join(text))}
     assert set(TENSORS) <= set(shown)
     assert shown["f"].endswith(")") and " × (1, " in shown["f"]
     assert re.fullmatch(r"\(1, \d+, \d+, \d+\)", shown["A^l"])
