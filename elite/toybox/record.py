@@ -123,7 +123,7 @@ def report_table(folder: Path) -> str:
 
 
 def read_curves(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """The curves beside the weights by the name of the part: lines with ``step``, ``minutes`` and what was measured.
+    """The curves beside the weights by the name of the part: lines with ``step``, mostly ``minutes``, and what was measured.
 
     Parts without a curve are left out; the order is that of their names.
     """
@@ -140,9 +140,16 @@ def curve_table(folder: Path) -> str:
     for part, lines in read_curves(folder).items():
         training = [line for line in lines if "loss" in line]
         tested = [line for line in lines if "loss" not in line]
-        last = ", ".join(f"{key.removeprefix('validation_')}: {value:.3g}" for key, value in tested[-1].items() if _measured(key)) if tested else "–"
+        last = (
+            ", ".join(
+                f"{key.removeprefix('validation_')}: {value:.3g}" for key, value in tested[-1].items() if _measured(key)
+            )
+            if tested
+            else "–"
+        )
         ends = f"{training[0]['loss']:.3g} | {training[-1]['loss']:.3g}" if training else "– | –"
-        rows.append(f"| {part} | {lines[-1]['step']} | {lines[-1]['minutes']:.0f} | {ends} | {last} |")
+        minutes = f"{lines[-1]['minutes']:.0f}" if "minutes" in lines[-1] else "–"
+        rows.append(f"| {part} | {lines[-1]['step']} | {minutes} | {ends} | {last} |")
     if not rows:
         return "The curves of training are not beside these weights."
     head = ["| Part | Steps | Minutes | First loss | Last loss | Last validation |", "|---|---|---|---|---|---|"]

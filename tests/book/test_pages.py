@@ -119,6 +119,12 @@ def test_every_picture_is_described(pages, name):
     assert bare == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_page_names_no_folder_of_the_machine_that_built_it(built_book, name):
+    text = (built_book / f"{name}.html").read_text(encoding="utf-8")
+    assert str(ROOT) not in text and str(Path.home()) + "/" not in text
+
+
 def test_style_sheets_of_the_pages_ask_for_nothing_elsewhere(built_book, pages):
     sheets = {
         ((built_book / name).parent / urlsplit(address).path).resolve()
