@@ -67,11 +67,13 @@ class PastingPipeline:
     memory: Memory
     draw: Callable
     calls: list[dict] = field(default_factory=list)
+    inputs: list[bytes] = field(default_factory=list)
     seed: int = 0
 
     def encode_concepts(self, images: list[Image.Image], masks: list[Image.Image]) -> list[Subject]:
         assert all(mask.mode == "L" and mask.getbbox() for mask in masks)
-        return [self.memory.known[image.tobytes()][0] for image in images]
+        self.inputs = [image.tobytes() for image in images]
+        return [self.memory.known[image][0] for image in self.inputs]
 
     def __call__(self, prompts: list[str], concept: list[Subject], **options: object) -> SimpleNamespace:
         assert len(prompts) == len(concept) == len(options["generator"]) <= 20
@@ -146,18 +148,20 @@ def test_weights_words_steps_and_seeds_are_those_of_the_report(tmp_path, monkeyp
 
 
 def test_the_input_is_none_of_the_pictures_it_is_compared_with(tmp_path, monkeypatch):
-    drawn = []
+    memory, compared = Memory(), []
+    monkeypatch.setattr(reporting, "render", memory.render)
+    pipeline = PastingPipeline(memory, lambda weight, words, scene: (False, scene))
 
-    def watch(subject: Subject, scene: str, seed: int = 0):
-        drawn.append((subject, scene, seed))
-        return render(subject, scene=scene, seed=seed)
+    def encoder(images: Tensor) -> Tensor:
+        compared.extend(picture.tobytes() for picture in to_pictures(images))
+        return memory.encoder(images)
 
-    monkeypatch.setattr(reporting, "render", watch)
-    subjects = EVALUATION_SUBJECTS[:2]
-    reporting.identity_scale(lambda images: F.normalize(images.flatten(1), dim=-1), subjects, 0)
-    inputs = [reporting.renderings(subject, 1, f"input:0:{row}") for row, subject in enumerate(subjects)]
-    assert len(inputs) == 2 and len(set(drawn)) == len(drawn) == 2 * 3 * reporting.RENDERINGS + 2
-    assert sum(subject in EVALUATION_SUBJECTS for subject, *_ in drawn) == 2 * 2 * reporting.RENDERINGS + 2
+    concept_report(pipeline, 0, tmp_path, scenes=1, encoder=encoder, judge=memory.judge(CLASSES[:2]))
+    assert len(pipeline.inputs) == 2 and not set(pipeline.inputs) & set(compared)
+    of_scale = compared[: 2 * 3 * reporting.RENDERINGS]
+    assert len(set(of_scale)) == len(of_scale)
+    held_out = [memory.known[picture][0] in EVALUATION_SUBJECTS for picture in of_scale]
+    assert sum(held_out) == 2 * 2 * reporting.RENDERINGS  # the others are strangers of the same class
 
 
 @pytest.mark.parametrize("scenes", [1, 6, 7, 20])
