@@ -123,7 +123,7 @@ def report_table(folder: Path) -> str:
 
 
 def read_curves(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """The curves beside the weights by the name of the part: lines with ``step``, mostly ``minutes``, and what was measured.
+    """The curves beside the weights, by part: lines with ``step``, mostly ``minutes``, and what was measured.
 
     Parts without a curve are left out; the order is that of their names.
     """
@@ -140,13 +140,8 @@ def curve_table(folder: Path) -> str:
     for part, lines in read_curves(folder).items():
         training = [line for line in lines if "loss" in line]
         tested = [line for line in lines if "loss" not in line]
-        last = (
-            ", ".join(
-                f"{key.removeprefix('validation_')}: {value:.3g}" for key, value in tested[-1].items() if _measured(key)
-            )
-            if tested
-            else "–"
-        )
+        newest = tested[-1] if tested else {}
+        last = ", ".join(f"{_name(key)}: {value:.3g}" for key, value in newest.items() if _name(key)) or "–"
         ends = f"{training[0]['loss']:.3g} | {training[-1]['loss']:.3g}" if training else "– | –"
         minutes = f"{lines[-1]['minutes']:.0f}" if "minutes" in lines[-1] else "–"
         rows.append(f"| {part} | {lines[-1]['step']} | {minutes} | {ends} | {last} |")
@@ -156,8 +151,9 @@ def curve_table(folder: Path) -> str:
     return "\n".join(head + rows)
 
 
-def _measured(key: str) -> bool:
-    return key not in ("step", "minutes")
+def _name(key: str) -> str:
+    """What a validation measures; empty for what only says when."""
+    return "" if key in ("step", "minutes") else key.removeprefix("validation_")
 
 
 def write_text(path: Path, text: str) -> Path:
