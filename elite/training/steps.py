@@ -80,7 +80,7 @@ class StageModule(nn.Module):
             "batchwide_maximum": batchwide_maximum,
         }
         self.mask_mode = mask_mode
-        self._add_noise = _noise_schedule(pipeline.scheduler)
+        self._schedule = _noise_schedule(pipeline.scheduler)
         self._freeze(frozen_dtype)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -119,7 +119,11 @@ class StageModule(nn.Module):
     @property
     def num_train_timesteps(self) -> int:
         """Length of the noise schedule."""
-        return self._add_noise.config.num_train_timesteps
+        return self._schedule.config.num_train_timesteps
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """z_t of Eq. 1, (B, C, h, w), from latents and noise of that shape and timesteps (B,)."""
+        return self._schedule.add_noise(latents, noise, timesteps)
 
     @torch.no_grad()
     def latents(self, batch: Mapping[str, Any], posterior_noise: Tensor | None = None) -> Tensor:
@@ -174,7 +178,7 @@ class StageModule(nn.Module):
         """
         latents = self.latents(batch, posterior_noise)
         noise, timesteps = noise.to(latents), timesteps.to(latents.device)
-        noisy = self._add_noise.add_noise(latents, noise, timesteps).to(self.unet.dtype)
+        noisy = self.add_noise(latents, noise, timesteps).to(self.unet.dtype)
         step = self._global if self.stage == "global" else self._local
         loss, regularizer = step(batch, noisy, noise, timesteps)
         diffusion = (loss - self.regularizer_weight * regularizer).detach()
