@@ -48,7 +48,7 @@ class Measure:
         return f"| {self.meaning} | {shown} | {bound} | {met} |"
 
 
-MEASURES = (
+BACKBONE = (
     Measure("vae_psnr", "autoencoder: PSNR on unseen pictures, in dB", 27, form="{:.1f}"),
     Measure("vae_psnr_inside_mask", "autoencoder: PSNR inside the mask, in dB", 27, form="{:.1f}"),
     Measure("vae_class_kept", "autoencoder: the judge names the same class after it", 0.98),
@@ -66,6 +66,17 @@ MEASURES = (
     Measure("load_seconds", "seconds to load everything, beyond the imports", 2, False, "{:.1f}"),
     Measure("weights_mb", "size of the weights, in MB", 32, False, "{:.1f}"),
 )
+# Identity is 0 for another subject of the same class and 1 for another rendering of the same subject.
+ADAPTER = (
+    Measure("concept_identity", 'ELITE: identity in "a photo of a S*", λ = 0.8', 0.7, form="{:.2f}"),
+    Measure("edit_identity", "ELITE: identity in another scene, λ = 0.6", 0.5, form="{:.2f}"),
+    Measure("edit_scene_accuracy", "ELITE: the judge finds that scene", 0.85),
+    Measure("edit_identity_without_local", "identity, without the local branch", form="{:.2f}"),
+    Measure("edit_scene_accuracy_without_local", "the scene, without the local branch"),
+    Measure("edit_identity_all_words", "identity, with all words instead of the primary one", form="{:.2f}"),
+    Measure("edit_scene_accuracy_all_words", "the scene, with all words"),
+)
+MEASURES = (*BACKBONE, *ADAPTER)
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class SavedReport:
     """The report that stands beside the weights.
 
     Attributes:
-        numbers: by the keys of `MEASURES`, and more where an adapter was measured; None where it could not be.
+        numbers: by the keys of `MEASURES`, those of `ADAPTER` where one was measured; None where it could not be.
         settings: what it was measured on: prompts, pictures, seed.
         current: whether it was measured on the weights it stands beside.
     """
@@ -92,9 +103,9 @@ def save_report(folder: Path, numbers: Mapping[str, float | None], settings: Map
         settings: what it was measured on.
 
     Raises:
-        ValueError: if a number that has a bar is not there.
+        ValueError: if a number of the backbone that has a bar is not there.
     """
-    missing = [measure.key for measure in MEASURES if measure.bar is not None and measure.key not in numbers]
+    missing = [measure.key for measure in BACKBONE if measure.bar is not None and measure.key not in numbers]
     if missing:
         raise ValueError(f"`numbers` has no {missing[0]!r}: pass what `elite.toybox.report.report` gives.")
     content = {"numbers": dict(numbers), "settings": dict(settings), "weights": sha256(Path(folder) / SUMS)}
