@@ -1,8 +1,9 @@
-"""Trains the whole toybox backbone in order: ``python -m elite.toybox.train_all``.
+"""Trains the whole toybox in order: ``python -m elite.toybox.train_all``.
 
-Pictures, tokenizer, the CLIP pair beside the autoencoder, the judge and the identity encoder, latents, and last the
-noise predictor. Every part resumes where it was; a part that is complete is not trained again. The minutes are for two
-cores; each part's programs can be run on their own to train it for longer.
+Pictures, tokenizer, the CLIP pair beside the autoencoder, the judge and the identity encoder, latents, the noise
+predictor, and last both stages of ELITE, on an export in Open Images' layout. Every part resumes where it was; a part
+that is complete is not trained again. The minutes are for two cores; each part's programs can be run on their own to
+train it for longer.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ SHARES = {
 
 
 def launch(program: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start one training program on one thread a process."""
+    """Start one program, of `PROGRAMS` or by its whole name, on one thread a process."""
     environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"{PROGRAMS}.{program}", *(str(argument) for argument in arguments)]
+    module = program if "." in program else f"{PROGRAMS}.{program}"
+    command = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
     return subprocess.Popen(command, env=environment)
 
 
@@ -67,6 +69,8 @@ def chain(
     seed: int,
     classes: str,
     init_from: Path | None,
+    export_pictures: int,
+    elite_steps: tuple[int | None, int | None],
 ) -> None:
     """Run every program, two at a time where they do not need each other."""
     init = ["--init-from", init_from] if init_from else []
@@ -90,6 +94,20 @@ def chain(
     finish([launch("latents", "--data", data, "--weights", weights, "--out", runs / "latents")])
     finish([launch("unet", "--cached", runs / "latents", "--out", runs / "unet", *length("unet"))])
     finish([launch("assemble", "--runs", runs, "--out", weights, "--data", data, "--seed", seed)])
+    chain_elite(runs, weights, export_pictures, seed, classes, elite_steps)
+
+
+def chain_elite(
+    runs: Path, weights: Path, pictures: int, seed: int, classes: str, steps: tuple[int | None, int | None]
+) -> None:
+    """Export the world as Open Images lies, train both stages of ELITE on it, and bundle the adapter."""
+    export, folder = runs / "export", runs / "open-images"
+    where = ("--output", export, "--folder", folder)
+    finish([launch("elite.toybox.export", *where, "--count", pictures, "--seed", seed, "--classes", classes)])
+    arguments = [("--weights", weights), ("--data", folder), ("--runs", runs), ("--seed", seed)]
+    for name, count in zip(("--global-steps", "--local-steps"), steps, strict=True):
+        arguments += [(name, count)] if count else []
+    finish([launch("elite.toybox.train_elite", *(part for option in arguments for part in option))])
 
 
 app = typer.Typer(add_completion=False)
@@ -97,16 +115,20 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    minutes: Annotated[float, typer.Option(help="Of training in all, on two cores.")] = 600.0,
+    minutes: Annotated[float, typer.Option(help="Of training the backbone in all, on two cores.")] = 600.0,
     pictures: Annotated[int, typer.Option(help="Training pictures.")] = 40_000,
     classes: Annotated[str, typer.Option(help="v0 (twelve classes) or all.")] = "v0",
     weights: Annotated[Path, typer.Option(help="Weights folder to write.")] = Path("build/toybox/weights"),
     seed: options.Seed = 0,
     init_from: options.InitFrom = None,
+    export_pictures: Annotated[int, typer.Option(help="Pictures that ELITE is trained on.")] = 6_000,
+    global_steps: Annotated[int | None, typer.Option(help="Of ELITE's global stage; the preset's.")] = None,
+    local_steps: Annotated[int | None, typer.Option(help="Of ELITE's local stage; the preset's.")] = None,
 ) -> None:
     """Train everything from a seed, or go on from a weights folder."""
     data, runs = options.cache() / classes, options.cache() / f"run-{classes}-{seed}"
-    chain(data, runs, weights, minutes, pictures, seed, classes, init_from)
+    elite_steps = global_steps, local_steps
+    chain(data, runs, weights, minutes, pictures, seed, classes, init_from, export_pictures, elite_steps)
 
 
 if __name__ == "__main__":
