@@ -1,4 +1,4 @@
-"""The command line: ``elite generate``, ``encode``, ``convert``, ``info``, ``download``."""
+"""The command line: ``elite generate``, ``encode``, ``convert``, ``info``, ``download``, ``train``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from . import __version__
 from .commands.convert import convert, info
 from .commands.encode import encode
 from .commands.generate import generate
+from .commands.train import app as train
 from .data.command import app as download
 
 app = typer.Typer(
@@ -38,8 +39,13 @@ app.command()(encode)
 app.command()(convert)
 app.command()(info)
 app.add_typer(download, name="download")
+app.add_typer(train, name="train")
 
 
 def main() -> None:
     """Run the command line."""
     app()
+
+
+if __name__ == "__main__":  # for `accelerate launch -m elite.cli`
+    main()

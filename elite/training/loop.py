@@ -1,0 +1,356 @@
+"""Training of either stage on accelerate: order, draws and schedule are functions of the step, so resuming is exact."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from elite.adapter import EliteAdapter
+from elite.data.order import StepBatches
+from elite.data.samples import collate
+from elite.files import replacing
+from elite.training import checkpoint as files
+from elite.training.caching import StageCache
+from elite.training.config import TrainingConfig
+from elite.training.draws import noise_and_timesteps, posterior_noise
+from elite.training.setting_up import Data, load_model, make_accelerator, stage_data
+from elite.training.steps import StageModule
+from elite.training.validation import Validation
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from elite.pipeline import ElitePipeline
+
+OnStep = Callable[[int, dict[str, float]], None]
+CURVE = "curve.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run gave.
+
+    Attributes:
+        step: optimiser steps taken, those before a resume included.
+        adapter: the trained adapter, attached to ``pipeline``: the averaged weights where an average is kept.
+        pipeline: base model with the adapter.
+        losses: (step, loss) of every step of this call.
+        validation: (step, loss on the fixed triples), before the first step of a run among them.
+        samples_per_second: of this call, without caching and validation.
+        skipped: samples that were replaced because their files are broken.
+        output: folder of the run; None when nothing was saved.
+    """
+
+    step: int
+    adapter: EliteAdapter
+    pipeline: ElitePipeline
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    samples_per_second: float = 0.0
+    skipped: int = 0
+    output: Path | None = None
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """The rate of one step: linear warm-up, then constant, or along a cosine to zero at the last step."""
+    peak = config.peak_learning_rate
+    if step < config.warmup:
+        return peak * (step + 1) / config.warmup
+    if config.lr_schedule == "constant":
+        return peak
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train(
+    config: TrainingConfig,
+    *,
+    pipeline: ElitePipeline | None = None,
+    save: bool = True,
+    resume: bool = True,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> TrainingResult:
+    """Train one stage (Eq. 4 or Eq. 7) to ``config.steps``, going on from the newest whole checkpoint in its output.
+
+    Two lines train the global stage on an export of the toybox world::
+
+        from elite.training import load_config, train
+        result = train(load_config("toybox-global", data="data/toybox", steps=200))
+
+    Args:
+        config: settings; see `TrainingConfig`.
+        pipeline: base model with an adapter to train, instead of those that ``config`` names. It is changed.
+        save: False keeps everything in memory: no checkpoints, curves, grids or trackers.
+        resume: False refuses an output folder that holds checkpoints.
+        progress: progress bars, with loss and samples a second.
+        on_step: called after every optimiser step with its number (from 1) and its numbers.
+
+    Returns:
+        See `TrainingResult`.
+
+    Raises:
+        ValueError: for settings that do not fit the data, the model, the number of processes, or a checkpoint.
+        FileNotFoundError: when the data, the model or the adapter is not there.
+        checkpoint.OutputLockedError: when another process trains in the same folder.
+        checkpoint.CheckpointError: when a checkpoint cannot be written, or all are damaged.
+        elite.data.samples.TooManyBrokenFilesError: when too many pictures are broken.
+        FloatingPointError: when the loss is not finite; nothing of that step is kept.
+    """
+    output = Path(config.output) if save else None
+    with ExitStack() as stack:
+        accelerator = make_accelerator(config, pipeline, output)
+        if output is not None and accelerator.is_main_process:
+            stack.enter_context(files.locked(output))
+        accelerator.wait_for_everyone()
+        found = files.last_checkpoint(output) if output is not None else None
+        if found is not None:
+            if not resume:
+                raise ValueError(f"output {output} holds {found.folder.name}: choose another folder, or resume it.")
+            files.check_same_run(config, found.folder)
+        pipeline = load_model(config, pipeline)
+        run = Run(config, accelerator, pipeline, stage_data(config, pipeline), output, progress)
+        run.start(found)
+        return run.to_the_end(on_step)
+
+
+class Run:
+    """One run of `train`: the parts that a step needs, and where it stands."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        pipeline: ElitePipeline,
+        data: Data,
+        output: Path | None,
+        progress: bool,
+    ) -> None:
+        from diffusers.training_utils import EMAModel
+        from tqdm.auto import tqdm
+
+        self.config, self.accelerator, self.pipeline, self.data = config, accelerator, pipeline, data
+        self.output, self.step, self.skipped = output, 0, 0
+        self.bar = partial(tqdm, disable=not (progress and accelerator.is_main_process), dynamic_ncols=True)
+        half = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+        self.stage = StageModule(pipeline, config.stage, frozen_dtype=half, **config.stage_options())
+        self.trained = self.stage.trained()
+        optimizer = torch.optim.AdamW(
+            self.trained.values(), config.peak_learning_rate, config.betas, weight_decay=config.weight_decay
+        )
+        self.module, self.optimizer = accelerator.prepare(self.stage, optimizer)
+        self.trained = self.stage.trained()  # prepare may have moved them
+        self.average = EMAModel(self.trained.values(), decay=config.ema_decay) if config.ema_decay else None
+        self.cache: StageCache | None = None
+        if config.cache != "off":
+            kept = getattr(torch, config.cache_dtype)
+            self.cache = StageCache(self.stage, data.training, dtype=kept, words=config.cache == "words")
+        self.validation = Validation(config, self.stage, pipeline, data.validation) if config.validate_every else None
+
+    def start(self, found: files.Checkpoint | None) -> None:
+        """Begin, or go on from a checkpoint; fill the caches."""
+        if found is not None:
+            self._restore(found)
+        if self.cache is not None:
+            shards = partial(self.bar, desc="caching", unit="file", leave=False)
+            self.cache.fill(shards, process=self.accelerator.process_index, processes=self.accelerator.num_processes)
+        self.accelerator.wait_for_everyone()
+        if self.output is not None:
+            self._begin_curve()
+            if self.config.trackers:
+                plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in self.config.to_dict().items()}
+                self.accelerator.init_trackers("elite", config=plain)
+
+    def to_the_end(self, on_step: OnStep | None) -> TrainingResult:
+        """Take all steps that are left."""
+        losses: list[tuple[int, float]] = []
+        checked: list[tuple[int, float]] = []
+        config, first, saved, seconds = self.config, self.step, self.step, 0.0
+        if self.step == 0 and self.validation is not None:
+            checked.append(self._validate())
+        with self.bar(total=config.steps, initial=first, desc=config.stage, unit="step") as bar:
+            for batch in self._batches():
+                started = perf_counter()
+                numbers = self._step(batch)
+                seconds += perf_counter() - started
+                rate = (self.step - first) * config.batch_size / seconds
+                losses.append((self.step, numbers["loss"]))
+                self._log({**numbers, "samples_per_s": rate})
+                bar.set_postfix(loss=f"{numbers['loss']:.4f}", samples_per_s=f"{rate:.1f}", refresh=False)
+                bar.update()
+                if on_step is not None:
+                    on_step(self.step, numbers)
+                last = self.step == config.steps
+                if self.validation is not None and (last or self.step % config.validate_every == 0):
+                    checked.append(self._validate())
+                if last or self.step % config.checkpoint_every == 0:
+                    self._save()
+                    saved = self.step
+        if self.output is not None and saved != self.step:
+            self._save()
+        self._finish()
+        speed = (self.step - first) * config.batch_size / seconds if seconds else 0.0
+        return TrainingResult(
+            self.step, self.pipeline.adapter, self.pipeline, losses, checked, speed, self.skipped, self.output
+        )
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        config, accelerator = self.config, self.accelerator
+        order = StepBatches(
+            len(self.data.training),
+            config.batch_size,
+            stop=config.steps,
+            start=self.step,
+            seed=config.seed,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        # Not prepared by accelerate: each process has its own part of every batch already.
+        yield from DataLoader(
+            self.data.training,
+            batch_sampler=order,
+            collate_fn=collate,
+            num_workers=config.num_workers,
+            persistent_workers=False,
+        )
+
+    def _step(self, batch: dict[str, Any]) -> dict[str, float]:
+        """One optimiser step on this process's part of a batch, in pieces; its mean losses over all processes."""
+        config, accelerator = self.config, self.accelerator
+        self.skipped += int((batch.pop("skipped") > 0).sum())
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, config)
+        pieces = _pieces(batch, config.gradient_accumulation_steps)
+        totals: dict[str, Tensor] = {}
+        for number, piece in enumerate(pieces):
+            last = number == len(pieces) - 1
+            with nullcontext() if last else accelerator.no_sync(self.module):
+                losses = self._losses(piece)
+                accelerator.backward(losses["loss"])  # divides by the number of pieces
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.detach().float() / len(pieces)
+        means = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(f"the loss after step {self.step} is {means['loss']}: lower learning_rate.")
+        means["gradient"] = float(accelerator.clip_grad_norm_(self.trained.values(), config.max_grad_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.average is not None:
+            self.average.step(self.trained.values())
+        return {**means, "learning_rate": learning_rate_at(self.step - 1, config)}
+
+    def _losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        rows, seed, shape = batch["index"], self.config.seed, self.stage.latent_shape
+        noise, timesteps = noise_and_timesteps(rows, self.step, seed, shape, self.stage.num_train_timesteps)
+        posterior = posterior_noise(rows, self.step, seed, shape)
+        if self.cache is not None:
+            batch = self.cache.extend(batch, posterior)
+        return self.module(batch, noise, timesteps, posterior)
+
+    def _validate(self) -> tuple[int, float]:
+        """The loss on the fixed triples with the averaged weights, and a grid of pictures where files are kept."""
+        with self._averaged(), self.accelerator.autocast():
+            loss = self.validation.loss()
+            if self.output is not None and self.accelerator.is_main_process:
+                self.validation.grid(self.output / f"samples-{self.step:07d}.png")
+        self._log({"validation_loss": loss})
+        self.accelerator.wait_for_everyone()
+        return self.step, loss
+
+    def _averaged(self) -> ExitStack:
+        """A context in which the trained weights are their average."""
+        stack = ExitStack()
+        if self.average is not None:
+            self.average.store(self.trained.values())
+            self.average.copy_to(self.trained.values())
+            stack.callback(self.average.restore, self.trained.values())
+        return stack
+
+    def _save(self) -> None:
+        if self.output is not None and self.accelerator.is_main_process:
+            tensors = {f"weights.{name}": value for name, value in self.trained.items()}
+            tensors |= files.optimizer_tensors(_bare(self.optimizer), self.trained)
+            scaler = self.accelerator.scaler
+            extra = {"scaler": scaler.state_dict() if scaler is not None else None, "skipped": self.skipped}
+            with self._averaged():
+                files.save_checkpoint(
+                    self.output,
+                    self.step,
+                    tensors,
+                    self.pipeline.adapter,
+                    self.config,
+                    extra,
+                    self.config.keep_checkpoints,
+                )
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, found: files.Checkpoint) -> None:
+        averaged = found.adapter.state_dict()
+        with torch.no_grad():
+            for name, parameter in self.pipeline.adapter.named_parameters():
+                source = found.tensors[f"weights.{name}"] if name in self.trained else averaged[name]
+                parameter.copy_(source)
+        files.restore_optimizer(_bare(self.optimizer), self.trained, found.tensors)
+        if self.average is not None:
+            self.average.shadow_params = [averaged[n].to(p).clone() for n, p in self.trained.items()]
+            self.average.optimization_step = found.step
+        if self.accelerator.scaler is not None and found.extra["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(found.extra["scaler"])
+        self.step, self.skipped = found.step, found.extra["skipped"]
+
+    def _begin_curve(self) -> None:
+        """Drop the lines of steps that a stopped process took after its last checkpoint: they are taken again."""
+        path = self.output / CURVE
+        if self.accelerator.is_main_process and path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.step]
+            with replacing(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def _log(self, numbers: dict[str, float]) -> None:
+        if self.output is None:
+            return
+        if self.config.trackers:
+            self.accelerator.log(numbers, step=self.step)
+        if self.accelerator.is_main_process:
+            rounded = {name: float(f"{value:.6g}") for name, value in numbers.items()}
+            with (self.output / CURVE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, **rounded}) + "\n")
+
+    def _finish(self) -> None:
+        """Leave the averaged weights in the adapter, and the pipeline as it was for drawing."""
+        if self.average is not None:
+            self.average.copy_to(self.trained.values())
+        self.pipeline.adapter.requires_grad_(False)
+        self.pipeline.unet.disable_gradient_checkpointing()
+        if self.output is not None and self.config.trackers:
+            self.accelerator.end_training()
+
+
+def _pieces(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """A collated batch in ``count`` equal parts."""
+    size = len(batch["index"]) // count
+    return [{key: value[n * size : (n + 1) * size] for key, value in batch.items()} for n in range(count)]
+
+
+def _bare(optimizer: Any) -> torch.optim.Optimizer:
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _step_of(line: str) -> int:
+    """The step of a line of the curve; a line that was cut off belongs to no step."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 62

@@ -1,0 +1,124 @@
+"""What a run needs before its first step: accelerator, model with adapter, and the samples of its stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from elite.adapter import EliteAdapter
+from elite.data.index import Index, index_boxes, index_masks
+from elite.data.layout import OpenImagesFolder
+from elite.data.samples import GlobalSamples, LocalSamples, Samples, SampleSettings
+from elite.training.checkpoint import adapter_of_run
+from elite.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from elite.pipeline import ElitePipeline
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples of a stage.
+
+    Attributes:
+        training: what the stage is trained on.
+        validation: other objects, never augmented; the same ones as in training where there are too few to part.
+        index: of all of them.
+    """
+
+    training: Samples
+    validation: Samples
+    index: Index
+
+
+def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, output: Path | None) -> Accelerator:
+    """Accelerate's view of devices, precision and processes.
+
+    Raises:
+        ValueError: when the batch cannot be shared out evenly, or a tracker is not installed.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import ProjectConfiguration
+
+    cpu = pipeline is not None and pipeline.device.type == "cpu"
+    # Words left out leave their mappers without gradient, which has to be announced.
+    shared = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.words is not None)
+    project = ProjectConfiguration(str(output), logging_dir=str(output / "logs")) if output is not None else None
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=list(config.trackers) if output is not None and config.trackers else None,
+        project_config=project,
+        kwargs_handlers=[shared],
+    )
+    pieces = accelerator.num_processes * config.gradient_accumulation_steps
+    if config.batch_size % pieces:
+        raise ValueError(
+            f"batch_size is {config.batch_size}; it must be a multiple of {pieces}: {accelerator.num_processes} "
+            f"processes times {config.gradient_accumulation_steps} gradient_accumulation_steps."
+        )
+    return accelerator
+
+
+def load_model(config: TrainingConfig, pipeline: ElitePipeline | None = None) -> ElitePipeline:
+    """The base model with the adapter that the run begins with, in float32.
+
+    Raises:
+        RuntimeError: when ``pipeline`` has no adapter.
+        FileNotFoundError: when the model or the adapter is not there.
+    """
+    from elite.backbones import load_pipeline
+
+    if pipeline is not None:
+        _ = pipeline.adapter  # says what to do when there is none
+        return pipeline
+    if config.adapter == "own":
+        return load_pipeline(config.model, dtype=torch.float32)
+    if config.adapter != "init":
+        adapter = EliteAdapter.from_pretrained(adapter_of_run(Path(config.adapter)))
+        return load_pipeline(config.model, dtype=torch.float32, adapter=adapter)
+    # Without its own adapter, which would only be replaced.
+    pipeline = load_pipeline(config.model, dtype=torch.float32, adapter="init")
+    pipeline.attach_adapter(fresh_adapter(config, pipeline))
+    return pipeline
+
+
+def fresh_adapter(config: TrainingConfig, pipeline: ElitePipeline) -> EliteAdapter:
+    """An untrained adapter of the settings' shape for a pipeline, drawn from the settings' seed."""
+    parts = (pipeline.unet, pipeline.text_encoder, pipeline.image_encoder)
+    generator = torch.Generator().manual_seed(config.seed)
+    return EliteAdapter.for_models(*parts, **config.adapter_options(), generator=generator)
+
+
+def stage_data(config: TrainingConfig, pipeline: ElitePipeline) -> Data:
+    """The samples of the stage's objects; the last ``validation_rows`` of them are kept for validation.
+
+    Raises:
+        FileNotFoundError: when the data is not there.
+        ValueError: for an unknown class, or when nothing is left to train on.
+    """
+    folder = OpenImagesFolder(Path(config.data), config.split)
+    settings = SampleSettings.for_pipeline(
+        pipeline, placeholder=pipeline.adapter.config.placeholder, **config.sample_options()
+    )
+    if config.stage == "global":
+        index = index_boxes(folder, config.classes, config.min_area, config.max_area)
+        kind = GlobalSamples
+    else:
+        index = index_masks(folder, config.classes, config.min_side, config.min_aspect, resolution=settings.resolution)
+        kind = LocalSamples
+    held = config.validation_rows if config.validate_every else 0
+    training = validation = index
+    if 0 < 2 * held < len(index):
+        # A fixed shuffle: neighbours in the table can be objects of one picture.
+        frame = index.frame.sample(fraction=1.0, shuffle=True, seed=0)
+        training = replace(index, frame=frame.head(len(index) - held))
+        validation = replace(index, frame=frame.tail(held))
+    still = replace(settings, augment=False)
+    return Data(kind(training, folder, settings), kind(validation, folder, still), index)

@@ -1,0 +1,93 @@
+"""What a run is watched by: the loss on fixed triples of latent, timestep and noise, and a grid of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from elite.data.samples import Samples, collate
+from elite.files import replacing
+from elite.training.config import TrainingConfig
+from elite.training.draws import noise_and_timesteps
+from elite.training.steps import StageModule
+
+if TYPE_CHECKING:
+    from elite.concept import Concept
+    from elite.pipeline import ElitePipeline
+
+SEED = 1234  # of the triples: the same for all runs, so that their numbers can be compared
+
+
+class Validation:
+    """Samples, timesteps and noise that never change, so that losses differ by the weights alone.
+
+    Args:
+        config: settings of the run.
+        stage: the module that is trained.
+        pipeline: what draws the grid.
+        samples: without augmentation; the first ``validation_rows`` of them are used.
+    """
+
+    def __init__(self, config: TrainingConfig, stage: StageModule, pipeline: ElitePipeline, samples: Samples) -> None:
+        self.config, self.stage, self.pipeline = config, stage, pipeline
+        count = min(config.validation_rows, len(samples))
+        self.batch = collate([samples[row] for row in range(count)])
+        self.noise, drawn = noise_and_timesteps(range(count), 0, SEED, stage.latent_shape, stage.num_train_timesteps)
+        # Spread over the schedule, each somewhere in its own part: a few samples see all noise levels.
+        steps = stage.num_train_timesteps
+        self.timesteps = (torch.arange(count) * steps + drawn) // count
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Mean of the diffusion part of the loss (Eq. 1) over the triples."""
+        batch = {key: value for key, value in self.batch.items() if key != "skipped"}
+        return float(self.stage(batch, self.noise, self.timesteps)["diffusion"])
+
+    @torch.no_grad()
+    def pictures(self) -> tuple[list[Image.Image], list[Image.Image]]:
+        """What was encoded, and ``validation_prompt`` drawn with it, from fixed seeds."""
+        config, pipeline = self.config, self.pipeline
+        concepts = self._concepts()
+        shown = dict(getattr(pipeline, "_progress_bar_config", {}))
+        pipeline.set_progress_bar_config(disable=True)  # the run's own bar is enough
+        generators = [torch.Generator().manual_seed(SEED + number) for number in range(len(concepts))]
+        drawn = pipeline(
+            [config.validation_prompt] * len(concepts),
+            concept=concepts,
+            fusion_weight=config.validation_fusion_weight if config.stage == "local" else 0.0,
+            num_inference_steps=config.validation_inference_steps,
+            guidance_scale=config.validation_guidance_scale,
+            generator=generators,
+        ).images
+        pipeline.set_progress_bar_config(**shown)
+        return [self._picture(pixels) for pixels in self.batch["pixel_values"]], drawn
+
+    def grid(self, path: Path) -> Path:
+        """Write both rows of `pictures` as one PNG, whole or not at all."""
+        from diffusers.utils import make_image_grid
+
+        given, drawn = self.pictures()
+        size = drawn[0].size
+        sheet = make_image_grid([*(picture.resize(size) for picture in given), *drawn], rows=2, cols=len(drawn))
+        with replacing(path) as temporary:
+            sheet.save(temporary, format="PNG")
+        return path
+
+    def _concepts(self) -> list[Concept]:
+        """The concepts of the validation samples, by the pipeline's own way from pictures and masks."""
+        pictures = [self._picture(pixels) for pixels in self.batch["pixel_values"]]
+        if "mask" not in self.batch:
+            return self.pipeline.encode_concepts(pictures)
+        masks = [Image.fromarray((mask[0] * 255).byte().numpy()) for mask in self.batch["mask"]]
+        masks = [m.resize(p.size, Image.Resampling.NEAREST) for m, p in zip(masks, pictures, strict=True)]
+        return self.pipeline.encode_concepts(pictures, masks)
+
+    @staticmethod
+    def _picture(pixels: Tensor) -> Image.Image:
+        """A PIL picture of pixels (3, S, S) in [-1, 1]."""
+        array = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        return Image.fromarray(array)
