@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from elite.data.download import download_open_images
 from elite.data.index import index_boxes, index_masks
-from elite.data.layout import OpenImagesFolder
+from elite.data.layout import OpenImagesFolder, OpenImagesServer
 from elite.data.samples import GlobalSamples, LocalSamples, SampleSettings
 from elite.toybox import export as exporting
 from elite.toybox import world
@@ -135,6 +139,26 @@ def test_both_stages_can_make_their_samples(folder):
         assert sample["pixel_values"].shape == (3, 64, 64) and sample["loss_mask"].shape == (1, 16, 16)
         assert sample["mask"].any() and sample["skipped"] == 0
     assert all(stage_one[number]["skipped"] == 0 for number in range(len(boxes)))
+
+
+def test_the_downloader_takes_the_export_for_open_images(exported, folder, tmp_path):
+    handler = partial(QuietHandler, directory=str(exported))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirror = OpenImagesServer.mirror(f"http://127.0.0.1:{server.server_port}")
+        report = download_open_images(tmp_path / "subset", limit=100, server=mirror, threads=4, progress=False)
+        server.shutdown()
+    assert report.downloaded == 30 and not report.failed and not report.missing
+    downloaded = OpenImagesFolder(tmp_path / "subset")
+    for part in ("images_dir", "masks_dir"):
+        assert contents(getattr(downloaded, part)) == contents(getattr(folder, part))
+    for index in (index_boxes, partial(index_masks, resolution=64)):
+        assert index(downloaded, cache=False).frame.equals(index(folder, cache=False).frame)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        """Requests are not what the test prints."""
 
 
 def test_nothing_held_out_is_exported():
