@@ -78,7 +78,7 @@ def load_pipeline(
     if str(name) == "toybox":
         folder = _toybox_folder()
     elif str(name) == "sd14":
-        return _cast(_load_sd14(**kwargs), dtype).to(device)
+        return _cast(_load_sd14(dtype, **kwargs), dtype).to(device)
     else:
         folder = Path(name)
         if not (folder / "model_index.json").is_file():

@@ -34,3 +34,30 @@ def test_device_comes_from_the_environment(monkeypatch):
 
 def test_revisions_are_whole_commits_or_unknown():
     assert all(value is None or re.fullmatch("[0-9a-f]{40}", value) for value in REVISIONS.values())
+
+
+def test_stable_diffusion_loads_pinned_parts_in_the_type_asked_for(tiny, monkeypatch):
+    """What is asked of the Hub, without the Hub: each repository at its commit, everything in one type."""
+    from transformers import CLIPVisionModelWithProjection
+
+    from elite.pipeline import ElitePipeline
+
+    asked = {}
+
+    def loader(value):
+        def from_pretrained(name, **kwargs):
+            asked[name] = kwargs
+            return value
+
+        return staticmethod(from_pretrained)
+
+    monkeypatch.setattr(CLIPVisionModelWithProjection, "from_pretrained", loader(tiny.image_encoder))
+    monkeypatch.setattr(ElitePipeline, "from_pretrained", loader(tiny))
+    assert load_pipeline("sd14", device="cpu") is tiny
+    assert len(asked) == 2
+    for name, kwargs in asked.items():
+        assert kwargs["revision"] == REVISIONS[name]
+        assert kwargs["dtype"] == torch.float32
+    pipeline = next(kwargs for kwargs in asked.values() if "adapter" in kwargs)
+    assert pipeline["adapter_revision"] == REVISIONS[pipeline["adapter"]]
+    assert pipeline["image_encoder"] is tiny.image_encoder
