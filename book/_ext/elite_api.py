@@ -1,8 +1,9 @@
 """The API reference: every module that a pattern names, from its docstrings.
 
 ``.. api-modules:: elite.pipeline elite.data.*`` writes one ``automodule`` for each module; ``PACKAGE.*`` stands for the
-package and all modules directly in it, so a new module is in the book without anyone listing it. A package that shows
-what it imports (it has ``__all__``) is given by its own name and speaks for its modules.
+package and all modules directly in it, so a new module is in the book without anyone listing it. A package that has
+``__all__`` and is given by its own name speaks for its modules. Nothing is shown in two places: links would not know
+where to lead.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ class ApiModules(SphinxDirective):
                 raise self.error(f"api-modules: {pattern} names no module of the package")
             for name in found:
                 lines += [f".. rubric:: {name}", "   :class: elite-module", "", f".. automodule:: {name}"]
-                lines += ["   :members:", *self._of_package(name), ""]
+                alone = name == pattern and self._speaks_for_its_modules(name)
+                lines += ["   :members:", "   :imported-members:" if alone else "   :ignore-module-all:", ""]
         box = nodes.container(classes=["elite-api"])
         self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, box)
         return box.children
 
-    def _of_package(self, name: str) -> list[str]:
-        """A package with ``__all__`` also shows what it imports from its modules."""
+    def _speaks_for_its_modules(self, name: str) -> bool:
         module = importlib.import_module(name)
-        return ["   :imported-members:"] if hasattr(module, "__path__") and hasattr(module, "__all__") else []
+        return hasattr(module, "__path__") and hasattr(module, "__all__")
 
 
 def skip_foreign(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: object) -> bool | None:
