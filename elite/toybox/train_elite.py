@@ -15,6 +15,7 @@ import typer
 
 from elite.toybox import WEIGHTS
 from elite.toybox.backbone_training import options
+from elite.toybox.backbone_training.curves import copy_curves
 from elite.toybox.bundle import ADAPTER_FOLDER, update_adapter
 from elite.toybox.checksums import SUMS
 from elite.training.config import TrainingConfig
@@ -79,6 +80,7 @@ def train_adapter(
     for config in [stage_config(stage, weights, data, runs, seed, count) for stage, count in chosen]:
         result = train(config)
     update_adapter(weights, result.adapter)
+    copy_curves({f"elite_{stage}": runs / stage / "curve.jsonl" for stage in STAGES}, Path(weights))
     return runs
 
 

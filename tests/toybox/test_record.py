@@ -109,21 +109,27 @@ def test_without_report_and_curves_the_page_says_so(folder: Path):
     assert "not beside these weights" in record.curve_table(folder)
 
 
-def test_a_thinned_curve_keeps_both_ends_and_few_lines():
+def test_a_thinned_curve_has_few_lines_and_the_means_of_all():
     tested = [{"step": step, "minutes": 1.0, "validation": 0.5} for step in range(10, 1000, 10)]
     lines = sorted(training(1000) + tested, key=lambda line: line["step"])
     thin = curves.thin_curve(lines, 100)
     assert len(thin) <= 100
     assert [line["step"] for line in thin] == sorted(line["step"] for line in thin)
-    trained = [line["step"] for line in thin if "loss" in line]
-    assert (trained[0], trained[-1]) == (1, 1000)
-    gaps = [b - a for a, b in itertools.pairwise(trained)]
-    assert max(gaps) - min(gaps) <= 1  # evenly spaced
-    assert [line["step"] for line in thin if "validation" in line][::24] == [10, 990]
+    trained = [line for line in thin if "loss" in line]
+    gaps = [b["step"] - a["step"] for a, b in itertools.pairwise(trained)]
+    assert trained[-1]["step"] == 1000 and max(gaps) - min(gaps) <= 1
+    first, second = trained[0]["step"], trained[1]["step"]
+    expected = sum(1 / step for step in range(first + 1, second + 1)) / (second - first)
+    assert trained[1]["loss"] == pytest.approx(expected, rel=1e-3)
+    assert [line["step"] for line in thin if "validation" in line][::24] == [10, 990]  # the first and the last
+
+
+def test_a_short_curve_stays_as_it_is():
     assert curves.thin_curve(training(5), 100) == [
-        {**line, "minutes": float(f"{line['minutes']:.4g}"), "loss": float(f"{line['loss']:.4g}")}
+        {"step": line["step"], "minutes": float(f"{line['minutes']:.4g}"), "loss": float(f"{line['loss']:.4g}")}
         for line in training(5)
     ]
+    assert curves.thin_curve([], 100) == []
 
 
 def test_steps_repeated_after_a_stop_count_once():

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -16,15 +18,17 @@ from elite.toybox.checksums import CURVES
 from elite.toybox.record import to_line, write_text
 
 LIMIT = 100  # lines a part: all parts together stay below 50 kB
-LEFT_OUT = {"gradient", "steps_per_s"}  # of the machine and the optimiser, not of what was learned
+LEFT_OUT = {"gradient", "learning_rate", "steps_per_s"}  # of the optimiser and the machine, not of what was learned
 PARTS = ("clip", "vae", "judge", "identity", "unet")
 
 
 def thin_curve(lines: Sequence[Mapping[str, float]], limit: int = LIMIT) -> list[dict[str, float]]:
-    """At most ``limit`` lines of a curve, evenly spaced, the first and the last of training and of validation kept.
+    """At most ``limit`` lines of a curve.
 
-    A run that was stopped resumes at its checkpoint and repeats steps; only the last pass over a step counts. Lines
-    with a ``loss`` are training, the others validation, which gets at most a quarter of the lines.
+    Lines with a ``loss`` are training: neighbours become their mean, at the step of the last of them. The others are
+    validation, at most a quarter of the lines: some are left out, evenly, but neither the first nor the last.
+
+    A run that was stopped resumes at its checkpoint and repeats steps; only the last pass over a step counts.
 
     Args:
         lines: as `Fit` logs them, each with ``step``.
@@ -41,9 +45,10 @@ def thin_curve(lines: Sequence[Mapping[str, float]], limit: int = LIMIT) -> list
         kept = training if "loss" in line else validation
         while kept and kept[-1]["step"] >= line["step"]:
             kept.pop()
-        kept.append({key: _short(value) for key, value in line.items() if key not in LEFT_OUT})
+        kept.append({key: value for key, value in line.items() if key not in LEFT_OUT})
     tested = _evenly(validation, limit // 4)
-    return sorted(tested + _evenly(training, limit - len(tested)), key=lambda line: line["step"])
+    lines = sorted(tested + _means(training, limit - len(tested)), key=lambda line: line["step"])
+    return [{key: _short(value) for key, value in line.items()} for line in lines]
 
 
 def copy_curves(sources: Mapping[str, Path], folder: Path) -> list[str]:
@@ -79,6 +84,18 @@ def _evenly(lines: list[dict[str, float]], count: int) -> list[dict[str, float]]
     if len(lines) <= count:
         return lines
     return [lines[round(place * (len(lines) - 1) / (count - 1))] for place in range(count)]
+
+
+def _means(lines: list[dict[str, float]], count: int) -> list[dict[str, float]]:
+    """``count`` or fewer lines, each the mean of as many neighbours as any other, give or take one."""
+    count = min(count, len(lines))
+    cuts = [round(place * len(lines) / count) for place in range(count + 1)] if count else []
+    parts = [lines[first:end] for first, end in pairwise(cuts)]
+    when = ("step", "minutes")
+    return [
+        {key: value if key in when else fmean(line.get(key, value) for line in part) for key, value in part[-1].items()}
+        for part in parts
+    ]
 
 
 app = typer.Typer(add_completion=False)
