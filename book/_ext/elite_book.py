@@ -101,6 +101,23 @@ class ChapterTimings(SphinxDirective):
         return [_table(["Page", "Took", "Budget", "File"], rows)]
 
 
+def numbered_in(env: BuildEnvironment) -> dict[str, list[str]]:
+    """The numbers of the equations that each page shows, kept from build to build."""
+    if not hasattr(env, "elite_numbered"):
+        env.elite_numbered = {}
+    return env.elite_numbered
+
+
+def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
+    """A page that changed is read again, or is gone."""
+    numbered_in(env).pop(docname, None)
+
+
+def merge_pages(app: Sphinx, env: BuildEnvironment, docnames: set[str], other: BuildEnvironment) -> None:
+    """Take over what another process read."""
+    numbered_in(env).update({name: found for name, found in numbered_in(other).items() if name in docnames})
+
+
 def number_equations(app: Sphinx, document: nodes.document) -> None:
     """Give every formula with a ``\\tag{N}`` the project-wide label ``eq-N``."""
     labels = app.env.get_domain("std").data["labels"]
@@ -109,8 +126,7 @@ def number_equations(app: Sphinx, document: nodes.document) -> None:
         if match is None:
             continue
         label = f"eq-{match[1]}"
-        if label in labels and labels[label][0] != app.env.docname:
-            logger.warning("Eq. %s is shown with its number in %s too", match[1], labels[label][0], location=block)
+        numbered_in(app.env).setdefault(app.env.docname, []).append(match[1])
         target = nodes.target("", "", ids=[label], names=[label])
         document.note_explicit_target(target)
         block.parent.insert(block.parent.index(block), target)
@@ -132,6 +148,11 @@ def check_registry(app: Sphinx, env: BuildEnvironment) -> None:
             logger.warning(
                 "book/equations.yml: equation %s is in %s, not in %s", entry["number"], labels[label][0], section
             )
+    shown = [(number, page) for page, numbers in numbered_in(env).items() for number in numbers]
+    for number in sorted({number for number, _ in shown}):
+        pages = sorted(page for one, page in shown if one == number)
+        if len(pages) > 1:
+            logger.warning("Eq. %s is shown with its number %d times: %s", number, len(pages), ", ".join(pages))
     known = {f"eq-{entry['number']}" for entry in entries}
     for label in labels:
         if re.fullmatch(r"eq-\d+", label) and label not in known:
@@ -227,9 +248,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(SectionLink)
     app.add_directive("equation-registry", EquationRegistry)
     app.add_directive("chapter-timings", ChapterTimings)
+    app.connect("env-purge-doc", forget_page)
+    app.connect("env-merge-info", merge_pages)
     app.connect("doctree-read", number_equations)
     app.connect("env-check-consistency", check_registry)
     app.connect("doctree-resolved", resolve_links)
     app.connect("html-page-context", drop_thebe, priority=999)
     app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before napoleon reads the sections
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

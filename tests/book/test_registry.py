@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,24 @@ def test_an_orphan_is_found(extension):
     assert extension.registry_problems([{**good, "code": ["elite.processor.reweight"], "tests": []}]) == [
         "equation 9: tests is missing"
     ]
+
+
+@pytest.mark.slow
+def test_an_equation_shown_twice_is_reported_and_one_that_moved_is_not(tmp_path):
+    pytest.importorskip("sphinx", reason="sphinx is not installed")
+    extensions = "extensions = ['myst_parser', 'sphinx.ext.autodoc', 'elite_book']"
+    path = f"import sys; sys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})"
+    (tmp_path / "conf.py").write_text(f"{path}\n{extensions}\nmyst_enable_extensions = ['dollarmath']\n")
+    (tmp_path / "index.md").write_text("# Pages\n\n```{toctree}\na\nb\n```\n")
+
+    def complaints(**formulas: str) -> list[str]:
+        for name, formula in formulas.items():
+            (tmp_path / f"{name}.md").write_text(f"# {name}\n\n{formula}\n")
+        command = [sys.executable, "-m", "sphinx", "-b", "dummy", "-q", str(tmp_path), str(tmp_path / "out")]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        return re.findall(r"Eq\. 3 is shown .*", result.stderr)
+
+    shown = r"$$ v \tag{3} $$"
+    assert complaints(a=shown, b=shown) == ["Eq. 3 is shown with its number 2 times: a, b"]
+    assert complaints(b="moved away") == []
+    assert complaints(a="moved away", b=shown) == []  # read again in an order in which both seem to have it
