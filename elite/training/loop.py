@@ -280,7 +280,8 @@ class Run:
 
     def _save(self) -> None:
         if self.output is not None and self.accelerator.is_main_process:
-            tensors = {f"weights.{name}": value for name, value in self.trained.items()}
+            # Copies: while the adapter is written, the weights themselves are their average.
+            tensors = {f"weights.{name}": value.detach().clone() for name, value in self.trained.items()}
             tensors |= files.optimizer_tensors(_bare(self.optimizer), self.trained)
             scaler = self.accelerator.scaler
             extra = {"scaler": scaler.state_dict() if scaler is not None else None, "skipped": self.skipped}

@@ -1,0 +1,205 @@
+"""Runs: stopped, resumed, shared between processes and cut in pieces, they all compute the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from elite.data.layout import OpenImagesFolder
+from elite.training.checkpoint import CheckpointError, checkpoints, last_checkpoint, read_checkpoint
+from elite.training.config import TrainingConfig
+from elite.training.loop import learning_rate_at, train
+from tests.helpers import tiny_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings(subset: OpenImagesFolder, output: Path, stage: str = "global", **changes) -> TrainingConfig:
+    small = {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "validate_every": 0, "cache": "off"}
+    warmup = min(2, changes.get("steps", 2))
+    rates = {"learning_rate": 1e-3, "warmup": warmup, "lr_schedule": "cosine", "ema_decay": 0.9, "min_side": 20.0}
+    return TrainingConfig(stage, data=str(subset.root), output=str(output), **{**small, **rates, **changes})
+
+
+def run(config: TrainingConfig, **options):
+    """A run on a tiny pipeline that is the same every time."""
+    return train(config, pipeline=tiny_pipeline(seed=0), progress=False, **options)
+
+
+def weights(result) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in result.adapter.state_dict().items()}
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+class Stopped(Exception):
+    """What a test ends a run with."""
+
+
+def stop_after(step: int):
+    def on_step(number: int, numbers: dict[str, float]) -> None:
+        if number == step:
+            raise Stopped
+
+    return on_step
+
+
+@pytest.mark.parametrize("stage", ["global", "local"])
+def test_a_resumed_run_ends_in_the_same_bits(subset, tmp_path, stage):
+    undisturbed = run(settings(subset, tmp_path / "a", stage))
+    config = settings(subset, tmp_path / "b", stage)
+    with pytest.raises(Stopped):
+        run(config, on_step=stop_after(3))  # after the checkpoint of step 2
+    resumed = run(config)
+    assert [step for step, _ in resumed.losses] == [3, 4]
+    assert resumed.losses == undisturbed.losses[2:]
+    assert_equal(weights(resumed), weights(undisturbed))
+
+
+def test_only_the_stage_s_own_weights_change(subset, tmp_path):
+    before = weights_of(tiny_pipeline(seed=0))
+    after = weights(run(settings(subset, tmp_path, "local")))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("local_mapper.") or "_local." in name}
+
+
+def weights_of(pipe) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in pipe.adapter.state_dict().items()}
+
+
+def test_a_batch_in_pieces_gives_the_gradients_of_the_whole_batch(subset, tmp_path):
+    whole = run(settings(subset, tmp_path / "a", steps=1))
+    pieces = run(settings(subset, tmp_path / "b", steps=1, gradient_accumulation_steps=4))
+    assert [loss for _, loss in pieces.losses] == pytest.approx([loss for _, loss in whole.losses], rel=1e-5)
+    assert_same_gradients(whole.output, pieces.output)
+
+
+def assert_same_gradients(one: Path, other: Path) -> None:
+    """The first moment after one step is a tenth of the gradient: weights would only tell its sign.
+
+    Sums in another order differ by float32's rounding; in float64 the same comparison gives 2e-14.
+    """
+    first, second = (last_checkpoint(path).tensors for path in (one, other))
+    moments = [name for name in first if name.endswith("exp_avg")]
+    assert moments
+    ours, theirs = (torch.cat([tensors[name].flatten() for name in moments]) for tensors in (first, second))
+    assert float((ours - theirs).norm() / ours.norm()) <= 1e-4
+    assert float((ours - theirs).abs().max()) <= 1e-7  # a millionth of a gradient of norm 1, times a tenth
+
+
+def test_caches_change_nothing_but_the_time(subset, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELITE_CACHE", str(tmp_path / "cache"))
+    plain = run(settings(subset, tmp_path / "a", steps=2))
+    cached = run(settings(subset, tmp_path / "b", steps=2, cache="exact"))
+    assert [loss for _, loss in cached.losses] == pytest.approx([loss for _, loss in plain.losses], rel=1e-5)
+    assert list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_the_loss_on_fixed_triples_falls_and_pictures_are_kept(subset, tmp_path):
+    config = settings(subset, tmp_path, steps=12, validate_every=6, validation_rows=4, validation_inference_steps=2)
+    result = run(config)
+    assert [step for step, _ in result.validation] == [0, 6, 12]
+    assert result.validation[-1][1] < result.validation[0][1]
+    assert len(list(tmp_path.glob("samples-*.png"))) == 3
+    lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    assert (tmp_path / "checkpoint-0000012/config.yaml").is_file()
+
+
+def test_nothing_is_written_when_nothing_is_to_be_saved(subset, tmp_path):
+    result = run(settings(subset, tmp_path / "run", steps=1), save=False)
+    assert result.output is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_run_again(subset, tmp_path):
+    first = run(settings(subset, tmp_path))
+    again = run(settings(subset, tmp_path))
+    assert again.losses == []
+    assert_equal(weights(again), weights(first))
+    with pytest.raises(ValueError, match="holds checkpoint-0000004"):
+        run(settings(subset, tmp_path), resume=False)
+
+
+def test_a_full_disk_stops_the_run_and_the_checkpoint_before_goes_on(subset, tmp_path, monkeypatch):
+    from elite.training import checkpoint as files
+
+    undisturbed = run(settings(subset, tmp_path / "a"))
+    config, whole = settings(subset, tmp_path / "b"), files.write_safetensors
+
+    def full(path, *args, **kwargs):
+        if checkpoints(tmp_path / "b"):
+            raise OSError(28, "No space left on device")
+        whole(path, *args, **kwargs)
+
+    monkeypatch.setattr(files, "write_safetensors", full)
+    with pytest.raises(CheckpointError, match="checkpoint-0000002 is whole"):
+        run(config)
+    monkeypatch.undo()
+    assert_equal(weights(run(config)), weights(undisturbed))
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_kept(subset, tmp_path):
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        run(
+            settings(
+                subset, tmp_path, steps=40, checkpoint_every=1, learning_rate=1e18, warmup=0, lr_schedule="constant"
+            )
+        )
+    assert all(torch.isfinite(v).all() for v in last_checkpoint(tmp_path).tensors.values())
+
+
+def test_the_rate_rises_and_follows_a_cosine(subset, tmp_path):
+    config = settings(subset, tmp_path, steps=10)
+    rates = [learning_rate_at(step, config) for step in range(10)]
+    assert rates[:3] == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert rates[6] == pytest.approx(5e-4)  # half-way between the end of the warm-up and the end
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+def start(config: TrainingConfig, folder: Path, processes: int = 1) -> subprocess.Popen:
+    path = config.save(folder / "settings.yaml")
+    command = [sys.executable, "-m", "tests.training.run_tiny", str(path)]
+    if processes > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+
+
+def test_kill_9_at_any_moment_and_resume_ends_in_the_same_bits(subset, tmp_path):
+    steps = {"steps": 12, "checkpoint_every": 1, "num_workers": 0}
+    undisturbed = run(settings(subset, tmp_path / "a", **steps))
+    config = settings(subset, tmp_path / "b", **steps)
+    for moment in (2, 7):
+        process = start(config, tmp_path)
+        while not any(int(path.name[-7:]) >= moment for path in checkpoints(tmp_path / "b")):
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finish(start(config, tmp_path))
+    assert_equal(read_checkpoint(tmp_path / "b/checkpoint-0000012").adapter.state_dict(), weights(undisturbed))
+
+
+def test_two_processes_give_the_gradients_of_one(subset, tmp_path):
+    one = settings(subset, tmp_path / "one", steps=1)
+    two = one.with_changes(output=str(tmp_path / "two"))
+    run(one)
+    finish(start(two, tmp_path, processes=2))
+    assert_same_gradients(tmp_path / "one", tmp_path / "two")
