@@ -11,6 +11,11 @@ GLOBAL_WEIGHT = 0.01  # λ_global of Eq. 4
 LOCAL_WEIGHT = 1e-4  # λ_local of Eq. 7
 
 
+def _exact(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in its own type where that is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _check(noise_pred: Tensor, noise: Tensor) -> None:
     if noise_pred.shape != noise.shape or noise.ndim != 4:
         raise ValueError(
@@ -29,18 +34,18 @@ def diffusion_loss(noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None
             averaged over the masked positions of each sample, then over samples: C times a per-element mean.
 
     Returns:
-        A scalar, computed in float32.
+        A scalar, computed in float32, or in the prediction's type where that is wider.
 
     Raises:
         ValueError: for shapes that do not fit, or a sample with an empty mask.
     """
     _check(noise_pred, noise)
-    squared = (noise_pred.float() - noise.float()).square()  # (B, C, h, w)
+    squared = (_exact(noise_pred) - _exact(noise)).square()  # (B, C, h, w)
     if mask is None:
         return squared.mean()
     if mask.shape != (noise.shape[0], 1, *noise.shape[2:]):
         raise ValueError(f"mask must be {(noise.shape[0], 1, *noise.shape[2:])}, got {tuple(mask.shape)}.")
-    mask = mask.float()
+    mask = mask.to(squared)
     covered = mask.sum(dim=(1, 2, 3))  # (B,)
     if bool((covered == 0).any()):
         raise ValueError("mask is empty for at least one sample: the loss needs one position that counts in each.")
@@ -62,7 +67,7 @@ def global_loss(noise_pred: Tensor, noise: Tensor, words: Tensor, weight: float 
     Raises:
         ValueError: for shapes that do not fit.
     """
-    return diffusion_loss(noise_pred, noise) + weight * words.float().abs().mean()
+    return diffusion_loss(noise_pred, noise) + weight * _exact(words).abs().mean()
 
 
 def local_loss(
@@ -89,5 +94,5 @@ def local_loss(
     """
     if not values_local:
         raise ValueError("values_local is empty: give V^l of every layer, as attention.local_values returns them.")
-    penalty = torch.stack([value.float().abs().mean() for value in values_local]).mean()
+    penalty = torch.stack([_exact(value).abs().mean() for value in values_local]).mean()
     return diffusion_loss(noise_pred, noise, mask) + weight * penalty

@@ -36,7 +36,7 @@ class StageModule(nn.Module):
         mask_mode: how the object's mask comes to the patch grid, see `features.patch_mask`.
         gradient_checkpointing: compute the UNet's activations again in the backward pass instead of keeping them.
         frozen_dtype: type of the frozen weights, such as ``torch.bfloat16``; they keep theirs when left out. The
-            trained ones become float32.
+            trained ones become float32, unless they are wider.
 
     Raises:
         ValueError: for another stage, words that do not exist, a pipeline without adapter, or one that does not
@@ -92,7 +92,7 @@ class StageModule(nn.Module):
         self.requires_grad_(False)
         for parameter in self._stage_parameters():
             parameter.requires_grad_(True)
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         if frozen_dtype is not None:
             for parameter in self.parameters():
                 if not parameter.requires_grad:
