@@ -9,12 +9,13 @@ from elite.exercises.cross_attention import (
 )
 from elite.exercises.global_mapping import check_global_loss, check_layers, check_word, check_words
 from elite.exercises.local_mapping import check_fusion, check_patch_embeddings, check_patch_mask, check_reweight
-from elite.exercises.training import check_distance, check_learning_rate, check_local_loss
+from elite.exercises.training import check_distance, check_draws, check_learning_rate, check_local_loss
 
 __all__ = [
     "check_add_noise",
     "check_attention",
     "check_distance",
+    "check_draws",
     "check_fusion",
     "check_global_loss",
     "check_guidance",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,3 +128,59 @@ def check_learning_rate(learning_rate: Callable[[float, int, int, int], float]) 
         shape="a number",
         praise="proportional to the samples of one update.",
     )
+
+
+def check_draws(draws: Callable[[Sequence[int], int, int, Sequence[int]], Tensor]) -> None:
+    """Check noise that depends on nothing but the run, the step and the row, so that a stopped run can go on.
+
+    Args:
+        draws: takes rows, the step, the seed of the run and the shape of one latent (C, h, w); returns standard normal
+            noise (B, C, h, w) in which each row's part is the same whatever was drawn before and stands beside it.
+    """
+    name, rows, shape = "draws", [3, 8, 5], (4, 16, 16)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    noise, stopped = attempt(lambda: draws(rows, 2, 0, shape))
+    if stopped:
+        return fail(name, stopped)
+    if noise is None:
+        return fail(name, "your function returns nothing yet. Fill in its body and return the noise.")
+    if not isinstance(noise, Tensor) or noise.shape != (3, *shape):
+        got = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
+        return fail(name, f"your function returns {got}; it should be a tensor (3, 4, 16, 16), (rows, C, h, w).")
+    touched = not torch.equal(torch_state, torch.get_rng_state())
+    touched |= not np.array_equal(numpy_state, np.random.get_state()[1])
+    answers, stopped = attempt(
+        lambda: {
+            "again": draws(rows, 2, 0, shape),
+            "alone": draws([8], 2, 0, shape),
+            "later": draws(rows, 7, 0, shape),
+            "other run": draws(rows, 2, 1, shape),
+            "swapped": draws([2], 3, 0, shape),
+        }
+    )
+    if stopped:
+        return fail(name, stopped)
+    faults = [
+        (not torch.equal(answers["again"], noise),
+         "the same rows of the same step got other noise the second time: the generator has moved on. A resumed run "
+         "would need its state. Make a new generator from the seed, the step and the row."),
+        (torch.equal(noise[0], noise[1]), "all rows get the same noise: the row is not among the generator's numbers."),
+        (not torch.equal(answers["alone"][0], noise[1]),
+         "row 8 gets other noise when it is alone than between its neighbours: then two processes would not draw what "
+         "one draws. Make a generator for each row."),
+        (torch.equal(answers["later"], noise), "every step gets the same noise: the step is not among the numbers."),
+        (torch.equal(answers["other run"], noise), "the seed of the run is not used."),
+        (torch.equal(answers["swapped"][0], noise[0]),
+         "row 3 of step 2 and row 2 of step 3 get the same noise: the numbers are added up. Give the generator a list "
+         "of them."),
+        (abs(float(noise.mean())) > 0.2 or abs(float(noise.std()) - 1) > 0.2,
+         f"the noise has mean {float(noise.mean()):.1f} and standard deviation {float(noise.std()):.1f}; standard "
+         "normal noise has 0 and 1."),
+        (touched, "the values are right, but your function sets the seed of a generator that others use: make your "
+                  "own."),
+    ]  # fmt: skip
+    for found, message in faults:
+        if found:
+            return fail(name, message)
+    print(f"✓ {name}: each row's noise is a function of seed, step and row. Nothing has to be remembered.")
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,15 @@ def distance(scale, size):
     return "far" if scale / size < 0.6 else "near" if scale > size else "plain"
 
 
+def draws(rows, step, seed, shape):
+    streams = [np.random.Generator(np.random.Philox(np.random.SeedSequence([row, seed, step]))) for row in rows]
+    return torch.stack([torch.from_numpy(stream.standard_normal(tuple(shape))) for stream in streams])
+
+
+def one_stream(numbers, shape):
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(numbers))
+
+
 SOLUTIONS: dict[str, Callable] = {
     "attention": lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v),
     "guidance": lambda u, c, s: (1 - s) * u + s * c,
@@ -59,6 +69,7 @@ SOLUTIONS: dict[str, Callable] = {
     "reweight": package_reweight,
     "local_loss": local_loss,
     "distance": distance,
+    "draws": draws,
     "learning_rate": lambda base, batch, accumulation, processes: base * batch * accumulation * processes,
 }
 
@@ -135,6 +146,16 @@ MISTAKES: list[tuple[str, Callable, str]] = [
     ("distance", lambda s, f: {"far": "near", "near": "far"}.get(distance(s, f), "plain"), "far and near are swapped"),
     ("distance", lambda s, f: "far" if s < 38.4 else "near" if s > 64 else "plain", "not with pixels"),
     ("distance", lambda s, f: "far" if s / f < 0.5 else "near" if s > f else "plain", 'a crop of 38 in a frame of 64'),
+    ("draws", lambda r, t, s, shape: torch.randn(len(r), *shape), "the generator has moved on"),
+    ("draws", lambda r, t, s, shape: one_stream(1000 * s + t, (len(r), *shape)), "a generator for each row"),
+    ("draws", lambda r, t, s, shape: one_stream(1000 * s + t, shape).expand(len(r), *shape), "row is not among"),
+    ("draws", lambda r, t, s, shape: draws(r, 0, s, shape), "step is not among"),
+    ("draws", lambda r, t, s, shape: draws(r, t, 0, shape), "seed of the run is not used"),
+    ("draws", lambda r, t, s, shape: torch.stack([one_stream(50 * s + t + i, shape) for i in r]), "are added up"),
+    ("draws", lambda r, t, s, shape: draws(r, t, s, shape).sigmoid(), "standard normal noise has 0 and 1"),
+    ("draws", lambda r, t, s, shape: draws(r, t, s, shape)[0], "should be a tensor (3, 4, 16, 16)"),
+    ("draws", lambda r, t, s, shape: draws(r, t, s), "stopped with TypeError"),
+    ("draws", lambda r, t, s, shape: (torch.manual_seed(0), draws(r, t, s, shape))[1], "that others use"),
     ("learning_rate", lambda b, n, a, p: b, "this is the base rate"),
     ("learning_rate", lambda b, n, a, p: b * n * a, "processes are left out"),
     ("learning_rate", lambda b, n, a, p: b * n * p, "accumulation steps are left out"),
