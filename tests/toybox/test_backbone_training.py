@@ -15,6 +15,7 @@ from elite.toybox import world
 from elite.toybox.backbone_training import clip, identity, judge, unet, vae
 from elite.toybox.backbone_training.captions import described
 from elite.toybox.backbone_training.fit import Fit, FitSettings, rate_factor
+from elite.toybox.backbone_training.matrices import Matrices, hidden_matrices
 from elite.toybox.backbone_training.pictures import PictureSet, render_set, to_float
 from elite.toybox.backbone_training.shapes import training_noise
 from elite.toybox.backbone_training.tokenizer import build_tokenizer, world_captions
@@ -243,3 +244,41 @@ def test_naming_loss_equals_a_naive_loop_over_facts() -> None:
         for f in range(5)
     ]
     torch.testing.assert_close(clip.naming_loss(logits, shown), torch.stack(naive).mean())
+
+
+def muon_step(layout: torch.memory_format) -> torch.Tensor:
+    """What one step of Muon adds to a convolution's kernel, (32, 16, 3, 3)."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 32, 3).to(memory_format=layout)
+    before = layer.weight.detach().clone()
+    layer(torch.randn(4, 16, 8, 8).contiguous(memory_format=layout)).square().sum().backward()
+    Matrices(hidden_matrices(layer), learning_rate=0.1, weight_decay=0.0).step()
+    return layer.weight.detach() - before
+
+
+def test_muon_moves_a_kernel_evenly_in_all_directions() -> None:
+    change = muon_step(torch.contiguous_format).flatten(1)
+    sizes = torch.linalg.svdvals(change)
+    # Newton-Schulz brings singular values to 0.7 to 1.2 of their common size; those of a gradient differ manifold.
+    assert sizes.max() / sizes.min() < 2
+    assert math.isclose(float(change.square().mean().sqrt()), 0.2 * 0.1, rel_tol=0.25)  # the size of AdamW's steps
+
+
+def test_muon_does_not_depend_on_how_a_kernel_lies_in_memory() -> None:
+    # The columns of the matrix are in another order, which an orthogonal matrix does not mind.
+    torch.testing.assert_close(muon_step(torch.channels_last), muon_step(torch.contiguous_format), rtol=0.05, atol=2e-3)
+
+
+def test_heads_first_layers_and_tables_stay_with_adamw() -> None:
+    model = nn.Sequential(nn.Embedding(64, 32), nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 3))
+    assert [id(weight) for weight in hidden_matrices(model)] == [id(model[1].weight)]
+
+
+def test_training_the_decoder_alone_leaves_the_latents(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = vae.initial_vae()
+    torch.manual_seed(0)
+    vae.train_vae(data, tmp_path, settings(2), batch=2, decoder_only=True)
+    after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    changed = {name.split(".")[0] for name, value in before.state_dict().items() if not torch.equal(value, after[name])}
+    assert changed == {"decoder", "post_quant_conv"}

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from elite.toybox.backbone_training import options, shapes
 from elite.toybox.backbone_training.captions import described
 from elite.toybox.backbone_training.fit import Fit, FitSettings
+from elite.toybox.backbone_training.matrices import hidden_matrices
 from elite.toybox.backbone_training.pictures import PictureSet, to_float
 from elite.toybox.world import FACTS
 
@@ -195,7 +196,7 @@ def train_clip(
     out: Path,
     fit_settings: FitSettings,
     tokenizer: CLIPTokenizer,
-    batch: int = 128,
+    batch: int = 64,
     init_from: Path | None = None,
 ) -> None:
     """Train on ``data``/train and write the averaged encoders and their head below ``out``."""
@@ -206,6 +207,8 @@ def train_clip(
         pair = load_pair(init_from)
     else:
         pair = ClipPair(shapes.build_text_encoder(), shapes.build_image_encoder())
+    for encoder in (pair.text, pair.vision):
+        encoder.set_attn_implementation("eager")  # short sequences: the fused kernel's backward pass is slower on CPUs
     table, unseen = CaptionTable(train, tokenizer), CaptionTable(validation, tokenizer)
 
     def step(index: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -229,7 +232,7 @@ def train_clip(
         save()
         return {f"validation_{name}": float(value) for name, value in losses.items()}
 
-    fit = Fit(pair, out, fit_settings, evaluate)
+    fit = Fit(pair, out, fit_settings, evaluate, hidden_matrices(pair.text) + hidden_matrices(pair.vision.vision_model))
     fit.run(step)
     with fit.averaged():
         save()
@@ -247,14 +250,15 @@ def main(
     minutes: options.Minutes = None,
     threads: options.Threads = 1,
     seed: options.Seed = 0,
-    batch: options.Batch = 128,
-    rate: options.Rate = 1e-3,
+    batch: options.Batch = 64,
+    rate: options.Rate = 1.5e-3,
     init_from: options.InitFrom = None,
     stop_file: options.StopFile = None,
+    bfloat16: options.BFloat16 = None,
 ) -> None:
     """Train the CLIP pair."""
     options.start(threads, seed)
-    chosen = options.settings(steps, minutes, rate, seed, stop_file, weight_decay=0.05)
+    chosen = options.settings(steps, minutes, rate, seed, stop_file, bfloat16, weight_decay=0.05)
     train_clip(data, out, chosen, CLIPTokenizer.from_pretrained(tokenizer), batch, init_from)
 
 

@@ -57,6 +57,7 @@ def train_identity(
         network = ViTModel.from_pretrained(init_from / "identity_encoder", add_pooling_layer=False, dtype=torch.float32)
     else:
         network = build_identity_encoder()
+    network.set_attn_implementation("eager")  # a short sequence: the fused kernel's backward pass is slower on CPUs
     encoder = IdentityEncoder(network)
     classes = pairs_by_class(train)
     everything = torch.cat(classes)
@@ -104,10 +105,11 @@ def main(
     rate: options.Rate = 1e-3,
     init_from: options.InitFrom = None,
     stop_file: options.StopFile = None,
+    bfloat16: options.BFloat16 = None,
 ) -> None:
     """Train the identity encoder."""
     options.start(threads, seed)
-    train_identity(data, out, options.settings(steps, minutes, rate, seed, stop_file), batch, init_from)
+    train_identity(data, out, options.settings(steps, minutes, rate, seed, stop_file, bfloat16), batch, init_from)
 
 
 if __name__ == "__main__":

@@ -107,10 +107,11 @@ def main(
     rate: options.Rate = 2e-3,
     init_from: options.InitFrom = None,
     stop_file: options.StopFile = None,
+    bfloat16: options.BFloat16 = None,
 ) -> None:
     """Train the judge."""
     options.start(threads, seed)
-    train_judge(data, out, options.settings(steps, minutes, rate, seed, stop_file), batch, init_from)
+    train_judge(data, out, options.settings(steps, minutes, rate, seed, stop_file, bfloat16), batch, init_from)
 
 
 if __name__ == "__main__":

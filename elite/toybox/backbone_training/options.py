@@ -21,6 +21,10 @@ Out = Annotated[Path, typer.Option(help="Folder of the run: checkpoint, curve, f
 Batch = Annotated[int, typer.Option(help="Pictures a step.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate.")]
 StopFile = Annotated[Path | None, typer.Option(help="Checkpoint and end when this file exists.")]
+BFloat16 = Annotated[
+    bool | None,
+    typer.Option(help="Run steps in bfloat16; left out, where the processor has it. Other digits, not other pictures."),
+]
 Workers = Annotated[int, typer.Option(help="Processes.")]
 
 
@@ -35,12 +39,23 @@ def settings(
     rate: float,
     seed: int,
     stop_file: Path | None = None,
+    bfloat16: bool | None = None,
     **others: float,
 ) -> FitSettings:
     """Fit settings of the shared options; ``minutes`` is 10 when neither limit is given."""
     if steps is None and minutes is None:
         minutes = 10.0
-    return FitSettings(steps=steps, minutes=minutes, learning_rate=rate, seed=seed, stop_file=stop_file, **others)
+    if bfloat16 is None:
+        bfloat16 = torch.cpu._is_avx512_bf16_supported()
+    return FitSettings(
+        steps=steps,
+        minutes=minutes,
+        learning_rate=rate,
+        seed=seed,
+        stop_file=stop_file,
+        bfloat16=bfloat16,
+        **others,
+    )
 
 
 def start(threads: int, seed: int) -> None:

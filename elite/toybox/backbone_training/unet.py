@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from elite.toybox.backbone_training import options
@@ -67,6 +68,7 @@ def train_unet(
     if init_from is not None:
         unet = UNet2DConditionModel.from_pretrained(init_from, subfolder="unet", torch_dtype=torch.float32)
     unet = unet.to(memory_format=torch.channels_last)
+    unet.set_attn_processor(AttnProcessor())  # small maps: the fused kernel's backward pass is slower on CPUs
     schedule = training_noise()
     weights = snr_weights(schedule.alphas_cumprod)
 
@@ -78,7 +80,7 @@ def train_unet(
         times = times.long().clamp(max=len(weights) - 1)
         noisy = schedule.add_noise(latents, noise, times).contiguous(memory_format=torch.channels_last)
         predicted = unet(noisy, times, encoder_hidden_states=text, return_dict=False)[0]
-        return (predicted - noise).square().mean((1, 2, 3)), weights[times]
+        return (predicted.float() - noise).square().mean((1, 2, 3)), weights[times]
 
     def step(index: int, generator: torch.Generator) -> dict[str, Tensor]:
         error, weight = errors(train, batch, generator)
@@ -108,9 +110,10 @@ def main(
     rate: options.Rate = 1e-3,
     init_from: options.InitFrom = None,
     stop_file: options.StopFile = None,
+    bfloat16: options.BFloat16 = None,
 ) -> None:
     """Train the noise predictor; ``batch`` is each process's share."""
-    chosen = options.settings(steps, minutes, rate, seed, stop_file)
+    chosen = options.settings(steps, minutes, rate, seed, stop_file, bfloat16)
     run_processes(train_unet, (cached, out, chosen, batch, init_from), processes)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -16,13 +17,14 @@ from torch.nn import functional as F
 
 from elite.toybox.backbone_training import options
 from elite.toybox.backbone_training.fit import Fit, FitSettings
+from elite.toybox.backbone_training.matrices import hidden_matrices
 from elite.toybox.backbone_training.pictures import PictureSet, to_float
 from elite.toybox.backbone_training.shapes import build_vae
 from elite.toybox.metrics import psnr
 
 KL_WEIGHT = 1e-7
 L1_WEIGHT = 0.1
-SUBJECT_WEIGHT = 4.0  # of an error on the subject, which is small, detailed, and what everybody looks at
+SUBJECT_WEIGHT = 8.0  # of an error on the subject, which is small, detailed, and what everybody looks at
 
 
 def initial_vae(init_from: Path | None = None) -> AutoencoderKL:
@@ -44,7 +46,8 @@ def vae_losses(vae: AutoencoderKL, images: Tensor, masks: Tensor, generator: tor
         masks: (B, 1, 64, 64) in [0, 1], 1 on the subject.
         generator: of the posterior's noise.
     """
-    posterior = vae.encode(images).latent_dist
+    with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in vae.encoder.parameters())):
+        posterior = vae.encode(images).latent_dist
     latents = posterior.sample(generator)
     reconstruction = vae.decode(latents).sample
     weights = 1 + (SUBJECT_WEIGHT - 1) * masks
@@ -61,10 +64,23 @@ def subject_masks(pictures: PictureSet, chosen: Tensor) -> Tensor:
     return torch.from_numpy(pictures.masks[chosen.numpy()]).float().div(255).unsqueeze(1)
 
 
-def train_vae(data: Path, out: Path, fit_settings: FitSettings, batch: int = 8, init_from: Path | None = None) -> None:
-    """Train on ``data``/train, measure on ``data``/validation, and write the averaged weights to ``out``/vae."""
+def train_vae(
+    data: Path,
+    out: Path,
+    fit_settings: FitSettings,
+    batch: int = 8,
+    init_from: Path | None = None,
+    decoder_only: bool = False,
+) -> None:
+    """Train on ``data``/train, measure on ``data``/validation, and write the averaged weights to ``out``/vae.
+
+    With ``decoder_only`` the latents keep their meaning, so that a noise predictor trained on them stays good.
+    """
     train, validation = PictureSet(data / "train"), PictureSet(data / "validation")
-    vae = initial_vae(init_from).to(memory_format=torch.contiguous_format)
+    vae = initial_vae(init_from)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
 
     def step(index: int, generator: torch.Generator) -> dict[str, Tensor]:
         chosen = torch.randint(len(train), (batch,), generator=generator)
@@ -84,7 +100,7 @@ def train_vae(data: Path, out: Path, fit_settings: FitSettings, batch: int = 8, 
         means = {name: float(value.mean()) for name, value in values.items()}
         return {name: value if math.isfinite(value) else 0.0 for name, value in means.items()}
 
-    fit = Fit(vae, out, fit_settings, evaluate)
+    fit = Fit(vae, out, fit_settings, evaluate, hidden_matrices(vae))
     fit.run(step)
     with fit.averaged():
         vae.save_pretrained(out / "vae")
@@ -102,13 +118,16 @@ def main(
     threads: options.Threads = 1,
     seed: options.Seed = 0,
     batch: options.Batch = 8,
-    rate: options.Rate = 2e-3,
+    rate: options.Rate = 1e-3,
     init_from: options.InitFrom = None,
     stop_file: options.StopFile = None,
+    bfloat16: options.BFloat16 = None,
+    decoder_only: Annotated[bool, typer.Option("--decoder-only", help="Leave the latents as they are.")] = False,
 ) -> None:
     """Train the autoencoder."""
     options.start(threads, seed)
-    train_vae(data, out, options.settings(steps, minutes, rate, seed, stop_file), batch, init_from)
+    chosen = options.settings(steps, minutes, rate, seed, stop_file, bfloat16)
+    train_vae(data, out, chosen, batch, init_from, decoder_only)
 
 
 if __name__ == "__main__":
