@@ -80,7 +80,7 @@ def toybox() -> ElitePipeline:
 
 def _ready(pipe: ElitePipeline) -> ElitePipeline:
     pipe.set_progress_bar_config(disable=True)
-    if pipe._adapter is None:
+    if not pipe.has_adapter:
         from elite.adapter import EliteAdapter
 
         adapter = EliteAdapter.for_models(pipe.unet, pipe.text_encoder, pipe.image_encoder, hidden_dim=64)

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AttentionRecord": "recording",
     "Concept": "concept",
-    "Conditioning": "attention",
+    "Conditioning": "conditioning",
     "EliteAdapter": "adapter",
     "EliteConfig": "adapter",
     "ElitePipeline": "pipeline",

@@ -5,7 +5,6 @@ Two mappers (Eq. 3, 5) and, for each cross attention layer, global and local key
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +17,15 @@ from torch import Tensor, nn
 from . import __version__
 from .attention import cross_attention_layers, install_processors, remove_processors
 from .features import check_layers, default_layers
-from .files import check_finite, find_file, write_json, write_safetensors
+from .files import (
+    check_finite,
+    check_names_and_shapes,
+    find_file,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
 from .fingerprint import fingerprint
 from .mapping import GlobalMapper, LocalMapper
 from .processor import EliteAttnProcessor, base_layer
@@ -71,6 +78,10 @@ class EliteConfig:
         missing = {"input_dim", "output_dim", "layers", "attention"} - set(value)
         if value.get("format") != FORMAT or missing:
             raise ValueError(f"{source} is not the configuration of an ELITE adapter.")
+        kinds = {"input_dim": int, "output_dim": int, "layers": list, "attention": dict}
+        wrong = [name for name, kind in kinds.items() if not isinstance(value[name], kind)]
+        if wrong:
+            raise ValueError(f"{source} has {wrong[0]} = {value[wrong[0]]!r}, expected a {kinds[wrong[0]].__name__}.")
         chosen = {key: item for key, item in value.items() if key in known}
         return cls(**{**chosen, "layers": tuple(value["layers"])})
 
@@ -262,12 +273,10 @@ class EliteAdapter(nn.Module):
                 f"{source} holds no ELITE adapter: {CONFIG_NAME} and {WEIGHTS_NAME} are needed"
                 + (f" in its folder {subfolder}." if subfolder else ".")
             )
-        from safetensors.torch import load_file
-
-        config = EliteConfig.from_json(json.loads(config_path.read_text()), config_path)
+        config = EliteConfig.from_json(read_json(config_path), config_path)
         with torch.device("meta"):
             adapter = cls(config)
-        adapter.load_weights(load_file(str(weights_path)), weights_path)
+        adapter.load_weights(read_safetensors(weights_path)[0], weights_path)
         return adapter
 
     def load_weights(self, tensors: Mapping[str, Tensor], source: str | Path) -> None:
@@ -276,17 +285,7 @@ class EliteAdapter(nn.Module):
         Raises:
             ValueError: for missing or unknown names, other shapes, or values that are not finite.
         """
-        expected = self.state_dict()
-        odd = set(expected) ^ set(tensors)
-        if odd:
-            name = min(odd)
-            state = "misses" if name in expected else "has the unknown"
-            raise ValueError(f"{source} {state} weight {name} ({len(odd)} names differ).")
-        for name, tensor in tensors.items():
-            if tensor.shape != expected[name].shape:
-                raise ValueError(
-                    f"{source} has {name} of shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}."
-                )
+        check_names_and_shapes(self.state_dict(), tensors, source)
         check_finite(tensors, source)
         self.load_state_dict(tensors, assign=True)
 

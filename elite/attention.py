@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .processor import Active, ConditionedText, Conditioning, EliteAttnProcessor, base_layer, relative_map, reweight
+from .conditioning import Conditioning
+from .processor import Active, ConditionedText, EliteAttnProcessor, base_layer, relative_map, reweight
 from .recording import AttentionRecord, recording
 
 __all__ = [
@@ -110,8 +111,8 @@ def check_processors(unet: nn.Module) -> dict[str, EliteAttnProcessor]:
         if not isinstance(processor, EliteAttnProcessor):
             raise RuntimeError(
                 f"{name} has the processor {type(processor).__name__} instead of ELITE's: a call such as "
-                "enable_attention_slicing, set_attn_processor or fuse_qkv_projections replaced it; "
-                "call adapter.attach(unet) to put it back."
+                "enable_attention_slicing, enable_xformers_memory_efficient_attention, set_attn_processor or "
+                "fuse_qkv_projections replaced it; call adapter.attach(unet) to put it back."
             )
     return found
 

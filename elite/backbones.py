@@ -96,16 +96,18 @@ def load_pipeline(
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Within this context diffusers shows no progress bars."""
-    from diffusers.utils import logging
+    """Within this context diffusers and transformers show no progress bars."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
@@ -117,12 +119,6 @@ def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype=dtype)
     return pipe
-
-
-def _to(pipe: ElitePipeline, device: torch.device, dtype: torch.dtype) -> ElitePipeline:
-    """On its device, and in its type: older releases of diffusers do not know ``dtype`` when they load."""
-    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    return pipe.to(device) if all(part.dtype == dtype for part in parts) else pipe.to(device, dtype)
 
 
 def _toybox_folder() -> Path:

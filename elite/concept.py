@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .files import check_finite, write_safetensors
+from .files import check_finite, read_safetensors, write_safetensors
 from .prompts import PLACEHOLDER
 
 FORMAT = "elite-concept"
@@ -109,17 +109,7 @@ class Concept:
             FileNotFoundError: when there is no such file.
             ValueError: when it is not a concept, holds NaN, or was made by another encoder.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist.")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT or set(tensors) != {"words", "patch_embeddings"}:
             raise ValueError(f"{path} is not an ELITE concept.")
         check_finite(tensors, path)

@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+
+# types of weights, and the type in which their values are added up to see whether all are finite
+_CHECKED = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
 
 
 @contextmanager
@@ -54,10 +63,66 @@ def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
         ValueError: naming the first such tensor.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_meta or tensor.dtype not in _CHECKED:
+            continue
+        # One pass without a copy: NaN and infinity stay in a sum, and no sum of weights comes near the largest number.
+        if not bool(tensor.sum(dtype=_CHECKED[tensor.dtype]).isfinite()):
             raise ValueError(
                 f"{source} holds NaN or infinite values in {name}: the file is damaged or its training was."
             )
+
+
+def check_names_and_shapes(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise when tensors are not those of a model, by name or by shape.
+
+    Raises:
+        ValueError: naming the first that is missing, unknown or of another shape.
+    """
+    odd = set(expected) ^ set(tensors)
+    if odd:
+        name = min(odd)
+        state = "misses" if name in expected else "has the unknown"
+        raise ValueError(f"{source} {state} weight {name} ({len(odd)} names differ).")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{source} has {name} of shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}."
+            )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: when it is not one.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and metadata of a safetensors file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is of another kind, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or damaged: {error}.") from error
 
 
 def find_file(source: str | Path, name: str, revision: str | None = None, subfolder: str | None = None) -> Path | None:

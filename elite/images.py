@@ -95,7 +95,14 @@ def _open(source: str | Path | Image.Image) -> tuple[Image.Image, str]:
             raise ValueError(f"{name} has no pixels: the file is empty.")
         try:
             image = Image.open(path)
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        except UnidentifiedImageError as error:
+            raise ValueError(
+                f"{name} is not a picture that can be read: it is of another kind, damaged or without pixels; "
+                "give a PNG or JPEG file."
+            ) from error
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{name} is too large: {error}") from error
+        except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"{name} is not a picture that can be read: {error}") from error
     try:
         image.load()

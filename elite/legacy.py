@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .files import check_names_and_shapes
+
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPVisionModel
@@ -78,16 +80,5 @@ def _clip_names(model: torch.nn.Module, state_dict: Mapping[str, Tensor], prefix
 
 
 def _load(model: torch.nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    expected = model.state_dict()
-    odd = set(expected) ^ set(tensors)
-    if odd:
-        name = min(odd)
-        state = "misses" if name in expected else "has the unknown"
-        raise ValueError(f"the state dict of the {what} {state} weight {name} ({len(odd)} names differ).")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"the state dict of the {what} has {name} of shape {tuple(tensor.shape)}, "
-                f"its configuration asks for {tuple(expected[name].shape)}."
-            )
+    check_names_and_shapes(model.state_dict(), tensors, f"the state dict of the {what}")
     model.load_state_dict(tensors)

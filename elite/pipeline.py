@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,9 @@ from .adapter import WEIGHTS_NAME, EliteAdapter
 from .attention import Conditioning, check_processors, condition
 from .checkpoints import GLOBAL_NAME, load_official
 from .concept import Concept, assign_concepts
-from .features import check_layers, clip_features, patch_grid, patch_mask, preprocess
-from .files import check_finite, find_file, write_json
-from .images import apply_mask, read_image, read_mask
+from .encoding import encode_pictures
+from .features import check_layers
+from .files import check_finite, find_file, read_json, write_json
 from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
 from .stock import StableDiffusionPipeline, TextualInversionLoaderMixin
 
@@ -62,6 +61,11 @@ class ElitePipeline(StableDiffusionPipeline):
                 "untrained one, or call attach_adapter."
             )
         return self._adapter
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is attached."""
+        return self._adapter is not None
 
     def attach_adapter(self, adapter: EliteAdapter) -> ElitePipeline:
         """Use an adapter, in place of the one before.
@@ -111,9 +115,12 @@ class ElitePipeline(StableDiffusionPipeline):
 
         Raises:
             FileNotFoundError: when the adapter does not exist.
-            ValueError: when it does not fit.
+            ValueError: when it does not fit, or a weight is NaN or infinite.
         """
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module):
+                check_finite(dict(part.named_parameters()), f"{name} of {pretrained_model_name_or_path}")
         if adapter is None:
             source, revision = pretrained_model_name_or_path, kwargs.get("revision")
             if _has_adapter(source, revision):
@@ -151,7 +158,7 @@ class ElitePipeline(StableDiffusionPipeline):
             self._adapter.save_pretrained(folder / ADAPTER_FOLDER)
         index = folder / "model_index.json"
         # The base class's name, so that diffusers loads the folder without knowing about ELITE.
-        write_json(index, {**json.loads(index.read_text()), "_class_name": StableDiffusionPipeline.__name__})
+        write_json(index, {**read_json(index), "_class_name": StableDiffusionPipeline.__name__})
 
     def to(self, *args: Any, **kwargs: Any) -> ElitePipeline:
         """Move or cast all parts, the adapter too."""
@@ -193,43 +200,9 @@ class ElitePipeline(StableDiffusionPipeline):
         mask_mode: str = "nearest",
     ) -> list[Concept]:
         """Encode several pictures in one batch, one concept each; see `encode_concept`."""
-        adapter, encoder = self.adapter, self.image_encoder
-        masks = [None] * len(images) if masks is None else list(masks)
-        if len(masks) != len(images) or not images:
-            raise ValueError(
-                f"masks must be one for each of the {len(images)} images (at least one), got {len(masks)}."
-            )
-        pictures = [read_image(image) for image in images]
-        objects = [None if m is None else read_mask(m, p.size) for m, p in zip(masks, pictures, strict=True)]
-        side, grid = encoder.config.image_size, patch_grid(encoder)
-        on_grid = torch.cat([_mask_on_grid(mask, side, grid, mask_mode) for mask in objects])  # (B, p², 1)
-        masked = [p if m is None else apply_mask(p, m) for p, m in zip(pictures, objects, strict=True)]
-
-        device, dtype = self._execution_device, encoder.dtype
-        whole = preprocess(pictures, side).to(device, dtype)
-        # Without masks both branches read the same pixels: one pass of the encoder is enough.
-        parts = None if all(m is None for m in objects) else preprocess(masked, side).to(device, dtype)
-        whole_features = clip_features(encoder, whole, adapter.config.layers)
-        part_features = whole_features if parts is None else clip_features(encoder, parts, adapter.config.layers)
-        words = _run(adapter.global_mapper, whole_features)
-        patches = _run(adapter.local_mapper, part_features, on_grid)
-        check_finite({"words": words, "patch_embeddings": patches}, "the encoded picture")
+        concepts = encode_pictures(self.adapter, self.image_encoder, images, masks, mask_mode, self._execution_device)
         self.maybe_free_model_hooks()
-
-        made = {
-            "encoder": adapter.encoder_id(encoder),
-            "layers": list(adapter.config.layers),
-            "mask_mode": mask_mode,
-            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-        }
-        return [
-            Concept(
-                words[i].to(dtype),
-                patches[i].to(dtype),
-                {**made, "image_size": list(pictures[i].size), "mask_coverage": _coverage(objects[i])},
-            )
-            for i in range(len(pictures))
-        ]
+        return concepts
 
     @torch.no_grad()
     def __call__(
@@ -261,14 +234,12 @@ class ElitePipeline(StableDiffusionPipeline):
             As the base class.
 
         Raises:
-            ValueError: for a prompt without placeholder or too long, a concept of another encoder, or a number of
-                steps below 1.
+            ValueError: for a prompt without placeholder or too long, a concept of another encoder, a number of steps
+                or pictures below 1, or a fusion weight or guidance that is not finite.
             RuntimeError: when the adapter's attention processors were replaced.
         """
         given = _BASE_SIGNATURE.bind_partial(self, prompt, *args, **kwargs).arguments
-        steps = given.get("num_inference_steps", 1)
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
+        _check_numbers(given)
         if concept is None:
             return super().__call__(prompt, *args, **kwargs)
 
@@ -338,36 +309,14 @@ def _load_adapter(source: str | Path, revision: str | None) -> EliteAdapter:
     raise FileNotFoundError(f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}.")
 
 
-def _run(mapper: torch.nn.Module, features: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
-    """Run a mapper where the features are, in its own type (training may keep it in float32)."""
-    mapper.to(features[0].device)
-    dtype = next(mapper.parameters()).dtype
-    inputs = tuple(feature.to(dtype) for feature in features)
-    return mapper(inputs) if mask is None else mapper(inputs, mask.to(features[0].device))
-
-
-def _mask_on_grid(mask: Image | None, side: int, grid: int, mode: str) -> Tensor:
-    """A picture mask on the patch grid by way of the encoder's input size, as the authors do: (1, p², 1)."""
-    if mask is None:
-        return torch.ones(1, grid * grid, 1)
-    from PIL import Image as PILImage
-
-    small = mask.resize((side, side), PILImage.Resampling.NEAREST)
-    pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(1, 1, side, side) / 255.0
-    on_grid = patch_mask(pixels, grid, mode)
-    if not bool((on_grid > 0).any()):
-        raise ValueError(
-            f"mask is empty on the {grid} × {grid} grid of patches: the object is too small; "
-            'crop the picture to it, or use mask_mode="area".'
-        )
-    return on_grid
-
-
-def _coverage(mask: Image | None) -> float:
-    """Fraction of the picture that is the subject."""
-    if mask is None:
-        return 1.0
-    return round(mask.histogram()[255] / (mask.width * mask.height), 4)
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Refuse what the base class would fail on late, or draw nothing but noise from."""
+    for name in ("num_inference_steps", "num_images_per_prompt"):
+        number = given.get(name)
+        if number is not None and (not isinstance(number, Integral) or number < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}.")
+    if not math.isfinite(given.get("guidance_scale", 1.0)):
+        raise ValueError(f"guidance_scale must be a finite number, got {given['guidance_scale']!r}.")
 
 
 def _fusion_weight(value: float | Sequence[float], count: int) -> float | Tensor:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .conditioning import Conditioning
 from .recording import AttentionRecord
 
 
@@ -53,62 +53,6 @@ def reweight(local_probs: Tensor, word_map: Tensor, batchwide_maximum: bool = Fa
             f"got {tuple(local_probs.shape)} and {tuple(word_map.shape)}."
         )
     return local_probs * relative_map(word_map, batchwide_maximum).unsqueeze(-1)
-
-
-@dataclass(frozen=True, eq=False)
-class Conditioning:
-    """What one UNet batch is conditioned on, apart from its text.
-
-    Attributes:
-        patch_embeddings: e of Eq. 5, (B, p², d), or None for the global branch alone.
-        word_index: position of the primary word in each text, (B,), long.
-        fusion_weight: λ of Eq. 6: a number, or one for each sample (B,). 0 leaves the local branch out.
-        reweighting: whether Eq. 8 scales the local attention by the primary word's map.
-        batchwide_maximum: the authors' maximum over the batch instead of one for each sample.
-
-    Raises:
-        ValueError: for shapes that do not fit, or a word missing from a text that needs its map.
-    """
-
-    patch_embeddings: Tensor | None
-    word_index: Tensor
-    fusion_weight: float | Tensor = 1.0
-    reweighting: bool = True
-    batchwide_maximum: bool = False
-
-    def __post_init__(self) -> None:
-        if self.word_index.ndim != 1:
-            raise ValueError(f"word_index must be (batch,), got {tuple(self.word_index.shape)}.")
-        patches, weight, rows = self.patch_embeddings, self.fusion_weight, self.rows
-        if patches is not None and (patches.ndim != 3 or patches.shape[0] != rows):
-            raise ValueError(f"patch_embeddings must be ({rows}, patches, width), got {tuple(patches.shape)}.")
-        if isinstance(weight, Tensor) and weight.shape != (rows,):
-            raise ValueError(f"fusion_weight must be a number or ({rows},), got {tuple(weight.shape)}.")
-        if self.has_local and self.reweighting and bool((self.word_index < 0).any()):
-            raise ValueError("word_index is -1 for a sample: reweighting needs the primary word in every text.")
-
-    @property
-    def rows(self) -> int:
-        """Number of conditioned samples, B."""
-        return self.word_index.shape[0]
-
-    @cached_property
-    def has_local(self) -> bool:
-        """Whether the local branch is computed at all: patch embeddings are given and some fusion weight is not 0."""
-        return self.patch_embeddings is not None and bool(torch.as_tensor(self.fusion_weight != 0).any())
-
-    def first_row(self, batch: int) -> int:
-        """Where the conditioned samples start: 0, or half-way in a guidance batch [unconditional; conditional].
-
-        Raises:
-            ValueError: for another batch size than B or 2 B.
-        """
-        if batch not in (self.rows, 2 * self.rows):
-            raise ValueError(
-                f"the UNet got a batch of {batch}, but its conditioning is for {self.rows} samples: give {self.rows}, "
-                f"or {2 * self.rows} with the unconditional half first."
-            )
-        return batch - self.rows
 
 
 @dataclass

@@ -72,7 +72,7 @@ def guided_noise_prediction(
     Args:
         unet: a UNet; with ELITE's processors when ``conditioning`` is given.
         latents: model input (B, C, h, w).
-        t: timestep in 0 … 999, not rounded.
+        t: timestep in 0 … 999, not rounded; or one for each sample (B,).
         encoder_hidden_states: text features (B, L, d).
         negative: text features of the unconditional half (B, L, d); None leaves guidance out.
         conditioning: ELITE's conditioning of the B samples; None uses the base model.
@@ -97,6 +97,8 @@ def _guided(
 ) -> Tensor:
     if negative is None:
         return unet(latents, t, encoder_hidden_states=text).sample
+    if isinstance(t, Tensor) and t.ndim == 1:
+        t = t.expand(len(latents)).repeat(2)  # (B,) -> (2 B,)
     both = unet(torch.cat([latents, latents]), t, encoder_hidden_states=torch.cat([negative, text])).sample
     unconditional, conditional = both.chunk(2)
     return unconditional + scale * (conditional - unconditional)

@@ -86,6 +86,10 @@ def test_damaged_weights_are_refused_before_anything_is_attached(saved):
         save_file(tensors, saved / WEIGHTS_NAME)
         with pytest.raises(ValueError, match=sentence):
             EliteAdapter.from_pretrained(saved)
+    whole = (saved / WEIGHTS_NAME).read_bytes()
+    (saved / WEIGHTS_NAME).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"elite_adapter\.safetensors is not a safetensors file, or damaged"):
+        EliteAdapter.from_pretrained(saved)
 
 
 def test_what_is_no_adapter_is_refused(tmp_path, saved):
@@ -93,6 +97,10 @@ def test_what_is_no_adapter_is_refused(tmp_path, saved):
         EliteAdapter.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a folder nor a Hub repository"):
         EliteAdapter.from_pretrained(tmp_path / "nowhere")
+    config = json.loads((saved / CONFIG_NAME).read_text())
+    (saved / CONFIG_NAME).write_text(json.dumps({**config, "layers": 5}))
+    with pytest.raises(ValueError, match="has layers = 5, expected a list"):
+        EliteAdapter.from_pretrained(saved)
     (saved / CONFIG_NAME).write_text(json.dumps({"hidden_size": 3}))
     with pytest.raises(ValueError, match="not the configuration of an ELITE adapter"):
         EliteAdapter.from_pretrained(saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from elite.cli import app
+from elite.concept import Concept
 from tests.helpers import half_mask, picture, tiny_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +77,21 @@ def test_a_concept_file_gives_the_picture_of_its_image(model, tmp_path):
     assert shown.exit_code == 0 and '"kind": "concept"' in shown.output
 
 
+def test_an_adapter_can_be_named_for_a_model_that_has_none(model, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(model / "model", bare)
+    shutil.rmtree(bare / "elite")
+    base = ["encode", "--model", bare, "--image", model / "dog.png"]
+    without = run(*base, "--output", tmp_path / "without.safetensors")
+    assert without.exit_code == 2 and "has no ELITE adapter" in without.stderr and "--adapter" in without.stderr
+    made = run(*base, "--output", tmp_path / "with.safetensors", "--adapter", model / "model" / "elite")
+    assert made.exit_code == 0, made.output
+    own = ["encode", "--model", model / "model", "--image", model / "dog.png", "--output", tmp_path / "own.safetensors"]
+    assert run(*own).exit_code == 0
+    named, owned = (Concept.load(tmp_path / f"{name}.safetensors") for name in ("with", "own"))
+    assert named.words.equal(owned.words) and named.encoder == owned.encoder
+
+
 def test_converting_there_and_back_keeps_every_bit(model, tmp_path):
     import torch
 
@@ -101,6 +118,8 @@ def test_converting_there_and_back_keeps_every_bit(model, tmp_path):
         ({"more": ["--mask", "black.png"]}, "empty"),
         ({"image": "cut.png"}, "truncated"),
         ({"more": ["--words", "w9"]}, "w9"),
+        ({"more": ["--guidance", "nan"]}, "guidance_scale must be a finite number"),
+        ({"more": ["--adapter", "no-such-folder"]}, "neither a folder nor a Hub repository"),
         ({"more": ["--device", "nowhere"]}, "nowhere"),
     ],
 )

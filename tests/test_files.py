@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from elite.backbones import REVISIONS
-from elite.files import check_finite, find_file, replacing, write_json
+from elite.files import check_finite, find_file, read_json, read_safetensors, replacing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -36,6 +36,26 @@ def test_values_that_are_not_finite_are_named():
     check_finite({"a": torch.ones(2), "b": torch.ones(2, dtype=torch.long)}, "x")
     with pytest.raises(ValueError, match=r"weights\.pt holds NaN or infinite values in b"):
         check_finite({"a": torch.ones(2), "b": torch.tensor([1.0, float("inf")])}, "weights.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_values_of_every_type_are_checked_and_their_sum_does_not_overflow(dtype):
+    check_finite({"a": torch.full((300,), 60000.0, dtype=dtype), "b": torch.ones(2, device="meta")}, "x")
+    for values in ([1, float("nan")], [float("inf"), -float("inf")]):
+        with pytest.raises(ValueError, match="NaN or infinite values in a"):
+            check_finite({"a": torch.tensor(values, dtype=dtype)}, "x")
+
+
+def test_files_of_another_kind_are_named(tmp_path):
+    path = tmp_path / "config.json"
+    for text, sentence in (('{"a":', r"config\.json is not a JSON file"), ("[]", "must hold a JSON object, got list")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=sentence):
+            read_json(path)
+        with pytest.raises(ValueError, match=r"config\.json is not a safetensors file"):
+            read_safetensors(path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_safetensors(tmp_path / "none")
 
 
 def test_hub_files_are_asked_for_at_their_revision(monkeypatch, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,11 +64,17 @@ def test_pictures_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     picture(size=(64, 64)).save(tmp_path / "whole.jpg")
     (tmp_path / "truncated.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
+    for name, width, height in (("none wide", 0, 5), ("bomb", 30000, 30000)):
+        header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+        (tmp_path / f"{name}.png").write_bytes(data[:8] + chunk + data[33:])
     for name, sentence in (
         ("truncated.png", "truncated or damaged"),
         ("truncated.jpg", "truncated or damaged"),
         ("empty.png", "no pixels"),
-        ("text.png", "not a picture"),
+        ("text.png", "not a picture that can be read: it is of another kind, damaged or without pixels"),
+        ("none wide.png", "without pixels"),
+        ("bomb.png", "too large"),
     ):
         with pytest.raises(ValueError, match=sentence):
             read_image(tmp_path / name)

@@ -27,7 +27,7 @@ PROMPT = "a photo of a S* on the beach"
 
 
 def generate(pipe, prompt=PROMPT, **options):
-    count = (1 if isinstance(prompt, str) else max(1, len(prompt))) * options.get("num_images_per_prompt", 1)
+    count = max(1, 1 if isinstance(prompt, str) else len(prompt)) * max(1, options.get("num_images_per_prompt", 1))
     chosen = {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 5.0}
     if "generator" not in options:
         chosen["latents"] = torch.cat([draw(1, 4, 8, 8, seed=i) for i in range(count)])
@@ -236,6 +236,16 @@ def test_a_folder_without_adapter_gets_one_only_when_asked(stock, concept, tmp_p
         ElitePipeline.from_pretrained(tmp_path, adapter=tmp_path / "unet")
 
 
+def test_a_base_model_with_nan_weights_is_refused_when_it_is_loaded(stock, tmp_path):
+    broken = copy.deepcopy(stock.unet)
+    broken.conv_in.weight[0, 0, 0, 0] = float("nan")
+    StableDiffusionPipeline(**{**stock.components, "unet": broken}, requires_safety_checker=False).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ValueError, match=r"unet of .* holds NaN or infinite values in conv_in\.weight"):
+        ElitePipeline.from_pretrained(tmp_path)
+
+
 def test_an_adapter_folder_and_the_authors_files_can_be_named(tiny, stock, tmp_path):
     stock.save_pretrained(tmp_path / "base")
     tiny.adapter.save_pretrained(tmp_path / "adapter")
@@ -270,6 +280,8 @@ def no_work(tiny, monkeypatch):
         ({"prompt": []}, "prompt must be a text"),
         ({"num_inference_steps": -1}, "num_inference_steps must be a whole number"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt must be a whole number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, got nan"),
         ({"fusion_weight": float("nan")}, "fusion_weight must be a finite number"),
         ({"fusion_weight": [0.1, 0.2]}, "fusion_weight has 2 numbers"),
         ({"words": "w5"}, "words asks for 'w5'"),

@@ -30,6 +30,15 @@ def test_guidance_in_one_pass_equals_two(tiny, asked, noise):
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
 
 
+def test_each_sample_may_have_its_own_timestep(tiny, noise):
+    rows = (torch.cat([noise, noise]), torch.cat([TEXT, TEXT]), torch.cat([NEGATIVE, NEGATIVE]))
+    with torch.no_grad():
+        both = guided_noise_prediction(tiny.unet, rows[0], torch.tensor([700.5, 30.0]), *rows[1:])
+        for row, t in zip(both, (700.5, 30.0), strict=True):
+            alone = guided_noise_prediction(tiny.unet, noise, t, TEXT, NEGATIVE)[0]
+            torch.testing.assert_close(row, alone, atol=2e-5, rtol=0)
+
+
 def test_without_conditioning_it_is_the_base_model(tiny, noise):
     with torch.no_grad():
         got = guided_noise_prediction(tiny.unet, noise, 10, TEXT)

@@ -65,13 +65,21 @@ def check_new_file(path: Path, overwrite: bool) -> None:
     check_writable(path.parent)
 
 
-def load_model(model: str, device: str | None, dtype: Precision | None) -> ElitePipeline:
-    """The pipeline behind ``--model``, which must have an adapter."""
+def load_model(model: str, device: str | None, dtype: Precision | None, adapter: str | None = None) -> ElitePipeline:
+    """The pipeline behind ``--model``, with ``--adapter`` or an adapter of its own, and with a progress bar.
+
+    Raises:
+        FileNotFoundError: when model or adapter does not exist.
+        ValueError: when there is no adapter, or it does not fit.
+    """
     import torch
 
     from elite.backbones import load_pipeline
 
     types: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    pipe = load_pipeline(model, device=device, dtype=types[dtype] if dtype else None)
-    _ = pipe.adapter  # says what to do when there is none
+    named = {} if adapter is None else {"adapter": adapter}
+    pipe = load_pipeline(model, device=device, dtype=types[dtype] if dtype else None, **named)
+    if not pipe.has_adapter:
+        raise ValueError(f"model {model} has no ELITE adapter in its folder; name one by --adapter.")
+    pipe.set_progress_bar_config(disable=None)  # a bar on a terminal, nothing in a file
     return pipe

@@ -15,6 +15,7 @@ def encode(
     output: Annotated[Path, typer.Option(help="Concept file to write (.safetensors).")],
     mask: Annotated[Path | None, typer.Option(help="Mask of the same size, white on the subject.")] = None,
     model: Annotated[str, typer.Option(help="toybox, sd14, or a folder.")] = "toybox",
+    adapter: Annotated[str | None, typer.Option(help="Adapter, or the authors' files; else the model's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; chosen by itself when left out.")] = None,
     dtype: Annotated[Precision | None, typer.Option(help="Type of the weights.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
@@ -35,7 +36,7 @@ def encode(
         picture = read_image(image)
         marked = None if mask is None else read_mask(mask, picture.size)
         check_new_file(output, overwrite)
-        pipe = load_model(model, device, dtype)
+        pipe = load_model(model, device, dtype, adapter)
         concept = pipe.encode_concept(picture, marked)
         concept.save(output)
     typer.echo(f"{output}: {concept.words.shape[0]} words, {concept.patch_embeddings.shape[0]} patches")

@@ -34,6 +34,7 @@ def generate(
     mask: Annotated[Path | None, typer.Option(help="Mask of the same size, white on the subject.")] = None,
     concept: Annotated[Path | None, typer.Option(help="Concept file of `elite encode`, in place of --image.")] = None,
     model: Annotated[str, typer.Option(help="toybox, sd14, or a folder.")] = "toybox",
+    adapter: Annotated[str | None, typer.Option(help="Adapter, or the authors' files; else the model's.")] = None,
     fusion_weight: Annotated[float, typer.Option(help="λ: 0.8 for a plain photo, 0.6 for editing.")] = 0.6,
     num_images: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 1,
     seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
@@ -65,7 +66,7 @@ def generate(
         marked = None if mask is None else read_mask(mask, picture.size)
         subject = None if concept is None else Concept.load(concept)
         check_writable(output)
-        pipe = load_model(model, device, dtype)
+        pipe = load_model(model, device, dtype, adapter)
         _use(pipe, scheduler)
         encoded = pipe.encode_concept(picture, marked) if subject is None else subject
         images = _draw(
