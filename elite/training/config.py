@@ -53,7 +53,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "weight_decay": real(0),
         "betas": several(real(0, 1), count=2),
         "max_grad_norm": real(0, strict=True),
-        "mixed_precision": one_of("no", "fp16", "bf16"),
+        "mixed_precision": one_of("no", "fp16", "bf16", "auto"),
         "gradient_checkpointing": flag(),
         "ema_decay": real(0, 1),
         "seed": whole(0),
@@ -110,7 +110,7 @@ class TrainingConfig:
         warmup: steps of linear warm-up.
         weight_decay, betas: of AdamW.
         max_grad_norm: the gradient of all trained weights is scaled down to this norm.
-        mixed_precision: "no", "fp16" or "bf16".
+        mixed_precision: "no", "fp16" or "bf16"; "auto" is "bf16" where the processor computes with it, otherwise "no".
         gradient_checkpointing: less memory for more time.
         ema_decay: of the averaged weights; 0 keeps none.
         seed: of fresh weights and of every draw.

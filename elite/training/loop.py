@@ -21,10 +21,11 @@ from elite.data.order import StepBatches
 from elite.data.samples import collate
 from elite.files import replacing
 from elite.training import checkpoint as files
+from elite.training.attention import training_attention
 from elite.training.caching import StageCache
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps, posterior_noise
-from elite.training.setting_up import Data, load_model, make_accelerator, stage_data
+from elite.training.setting_up import Data, load_model, make_accelerator, settled, stage_data
 from elite.training.steps import StageModule
 from elite.training.validation import Validation
 
@@ -110,6 +111,7 @@ def train(
     """
     output = Path(config.output) if save else None
     with ExitStack() as stack:
+        config = settled(config, pipeline, output)
         accelerator = make_accelerator(config, pipeline, output)
         if output is not None and accelerator.is_main_process:
             stack.enter_context(files.locked(output))
@@ -143,7 +145,9 @@ class Run:
         self.config, self.accelerator, self.pipeline, self.data = config, accelerator, pipeline, data
         self.output, self.step, self.skipped = output, 0, 0
         self.bar = partial(tqdm, disable=not (progress and accelerator.is_main_process), dynamic_ncols=True)
-        half = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+        # Autocast casts on the way; what a processor holds in float32 stays exact for drawing afterwards.
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision)
+        half = None if accelerator.device.type == "cpu" else half
         self.stage = StageModule(pipeline, config.stage, frozen_dtype=half, **config.stage_options())
         self.trained = self.stage.trained()
         optimizer = torch.optim.AdamW(
@@ -235,7 +239,8 @@ class Run:
         totals: dict[str, Tensor] = {}
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
-            with nullcontext() if last else accelerator.no_sync(self.module):
+            shared = nullcontext() if last else accelerator.no_sync(self.module)
+            with shared, training_attention(accelerator.device, config.gradient_checkpointing):
                 losses = self._losses(piece)
                 accelerator.backward(losses["loss"])  # divides by the number of pieces
             for name, value in losses.items():

@@ -29,6 +29,7 @@ _TOYBOX = {
     "lr_schedule": "cosine",
     "warmup": 100,
     "batch_size": 48,
+    "mixed_precision": "auto",
     "checkpoint_every": 250,
     "validate_every": 250,
 }

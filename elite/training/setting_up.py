@@ -12,7 +12,7 @@ from elite.adapter import EliteAdapter
 from elite.data.index import Index, index_boxes, index_masks
 from elite.data.layout import OpenImagesFolder
 from elite.data.samples import GlobalSamples, LocalSamples, Samples, SampleSettings
-from elite.training.checkpoint import adapter_of_run
+from elite.training.checkpoint import CONFIG, adapter_of_run, checkpoints
 from elite.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -34,6 +34,28 @@ class Data:
     training: Samples
     validation: Samples
     index: Index
+
+
+def settled(config: TrainingConfig, pipeline: ElitePipeline | None, output: Path | None) -> TrainingConfig:
+    """The settings with "auto" precision decided: a run goes on in its own, a new one takes what is quick here."""
+    if config.mixed_precision != "auto":
+        return config
+    for folder in checkpoints(output) if output is not None else []:
+        try:
+            return config.with_changes(mixed_precision=TrainingConfig.from_file(folder / CONFIG).mixed_precision)
+        except (OSError, ValueError):
+            continue  # a damaged checkpoint; one before it may tell
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return config.with_changes(mixed_precision=quick_precision(here if pipeline is None else pipeline.device))
+
+
+def quick_precision(device: torch.device) -> str:
+    """ "bf16" where a device has instructions for it, otherwise "no"; elsewhere it is imitated, and slow."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    found = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in instructions)
+    return "bf16" if found else "no"
 
 
 def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, output: Path | None) -> Accelerator:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import FrozenInstanceError, fields
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from elite.adapter import EliteAdapter
 from elite.data.samples import SampleSettings
 from elite.training.config import RULES, TrainingConfig
 from elite.training.presets import PRESETS, load_config
+from elite.training.setting_up import quick_precision, settled
 from elite.training.steps import StageModule
 
 
@@ -114,3 +117,18 @@ def test_neither_preset_nor_file_is_refused():
 def test_settings_cannot_be_changed_in_place():
     with pytest.raises(FrozenInstanceError):
         PRESETS["sd14-global"].steps = 3
+
+
+def test_automatic_precision_is_that_of_the_run_or_of_the_processor(tmp_path, monkeypatch):
+    config = load_config("toybox-global", mixed_precision="auto")
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+        assert quick_precision(torch.device("cpu")) == ("bf16" if native else "no")
+    pipeline = SimpleNamespace(device=torch.device("cpu"))
+    assert settled(config, pipeline, tmp_path).mixed_precision == "no"
+    config.with_changes(mixed_precision="bf16").save(tmp_path / "checkpoint-0000002/config.yaml")
+    (tmp_path / "checkpoint-0000004").mkdir()  # a damaged one
+    assert settled(config, pipeline, tmp_path) == config.with_changes(mixed_precision="bf16")
+    plain = config.with_changes(mixed_precision="no")
+    assert settled(plain, pipeline, tmp_path) == plain  # what is asked for is not changed

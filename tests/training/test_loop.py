@@ -68,6 +68,21 @@ def test_a_resumed_run_ends_in_the_same_bits(subset, tmp_path, stage):
     assert_equal(weights(resumed), weights(undisturbed))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_run_in_half_precision_resumes_in_the_same_bits_and_leaves_the_frozen_parts(subset, tmp_path, checkpointing):
+    settled = {"mixed_precision": "bf16", "gradient_checkpointing": checkpointing, "validate_every": 4}
+    few = {**settled, "validation_rows": 2, "validation_inference_steps": 2}
+    undisturbed = run(settings(subset, tmp_path / "a", **few))
+    config = settings(subset, tmp_path / "b", **few)
+    with pytest.raises(Stopped):
+        run(config, on_step=stop_after(3))
+    resumed = run(config)
+    assert_equal(weights(resumed), weights(undisturbed))
+    assert all(value.dtype is torch.float32 for value in weights(resumed).values())
+    before, after = tiny_pipeline(seed=0).vae.state_dict(), resumed.pipeline.vae.state_dict()
+    assert_equal(after, before)
+
+
 def test_only_the_stage_s_own_weights_change(subset, tmp_path):
     before = weights_of(tiny_pipeline(seed=0))
     after = weights(run(settings(subset, tmp_path, "local")))
