@@ -5,18 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from elite.adapter import EliteAdapter
-from elite.attention import Conditioning, check_processors, condition, cross_attention_layers, record_attention
+from elite.attention import (
+    Conditioning,
+    check_processors,
+    condition,
+    cross_attention_layers,
+    local_values,
+    record_attention,
+)
 from elite.checkpoints import convert, load_official, save_official
 from elite.features import clip_features, patch_mask
 from elite.legacy import load_text_encoder, load_unet, load_vision_encoder
+from elite.losses import global_loss, local_loss
 from elite.processor import Active, ConditionedText
 from elite.prompts import TokenizedPrompts, encode_prompts, inject_words, select_words
+from elite.sampling import guided_noise_prediction, sample_lms
+from tests import authors
+from tests.helpers import draw
 
 GOLDEN = Path(__file__).parent / "golden"
 # The full recording has the UNet and the image encoder too, too large for a repository.
@@ -62,11 +74,13 @@ def text_encoder(config):
 
 @pytest.fixture(scope="module")
 def unet(config, adapter):
-    """The recorded UNet: its cross attention layers; the rest is random and is not called."""
+    """The recorded UNet: its cross attention layers; the rest is random."""
     from diffusers import UNet2DConditionModel
 
     recorded = load_file(GOLDEN / "unet_attn2.safetensors")
-    base = UNet2DConditionModel.from_config(config["unet_config"]).state_dict()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base = UNet2DConditionModel.from_config(config["unet_config"]).state_dict()
     assert set(recorded) == {name for name in base if "attn2" in name}
     model = load_unet(config["unet_config"], {**base, **recorded})
     adapter.attach(model)
@@ -156,6 +170,98 @@ def test_per_sample_maximum_equals_the_authors_at_batch_one(unet, case_attention
         )
     torch.testing.assert_close(both[:1], case_attention["mid/out/b1_s0/0.8"], **TOLERANCE)
     assert not torch.allclose(both, case_attention["mid/out/b2/0.8"], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def parts(unet, adapter, text_encoder, case_global, case_local):
+    """Whole models: ours and the authors', and what both are conditioned on."""
+    files = [torch.load(GOLDEN / name, weights_only=True) for name in ("global_mapper.pt", "local_mapper.pt")]
+    adapter.detach()
+    theirs = authors.Unet(unet, *map(authors.leaves, files))
+    adapter.attach(unet)
+    ids, index = case_global["input_ids"], case_global["index"]
+    with torch.no_grad():
+        words = adapter.global_mapper(states(case_global))
+        patches = adapter.local_mapper(states(case_local), case_local["mask"])
+        text = encode_prompts(text_encoder, TokenizedPrompts(ids, index), select_words(words, "w0"))
+        negative = encode_prompts(text_encoder, TokenizedPrompts(case_global["uncond_input_ids"], index))
+    return SimpleNamespace(
+        theirs=theirs, unet=unet, ids=ids, index=index, words=words, patches=patches, text=text, negative=negative
+    )
+
+
+@pytest.mark.parametrize("weight", [None, 0.6, 1.2])
+def test_a_guided_prediction_of_the_whole_unet_equals_the_authors_two_passes(parts, weight):
+    latents, t = draw(2, 4, 16, 16, seed=1), torch.tensor(988.909090909091, dtype=torch.float64)
+    patches = None if weight is None else parts.patches
+    asked = Conditioning(patches, parts.index, weight or 1.0, batchwide_maximum=True)
+    with torch.no_grad():
+        without = parts.theirs(latents, t, parts.negative)
+        conditional = parts.theirs(latents, t, parts.text, patches, parts.index, weight or 1.0)
+        got = guided_noise_prediction(parts.unet, latents, t, parts.text, parts.negative, asked, 5.0)
+        alone = guided_noise_prediction(parts.unet, latents, t, parts.text, None, asked)
+    torch.testing.assert_close(alone, conditional, **TOLERANCE)
+    torch.testing.assert_close(got, without + 5.0 * (conditional - without), atol=1e-4, rtol=0)  # 5 × the difference
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_ten_steps_of_sampling_equal_the_authors(parts, rows):
+    noise, keep = draw(rows, 4, 16, 16, seed=2), slice(0, rows)
+    shared = (parts.text[keep], parts.negative[keep])
+    expected = authors.sample_lms(
+        parts.theirs, noise, *shared, parts.patches[keep], parts.index[keep], 0.8, steps=10, guidance=5.0
+    )
+    asked = Conditioning(parts.patches[keep], parts.index[keep], 0.8, batchwide_maximum=True)
+    got = sample_lms(parts.unet, noise, *shared, asked, num_inference_steps=10, guidance_scale=5.0)
+    assert expected.abs().max() > 10
+    torch.testing.assert_close(got, expected, atol=5e-4, rtol=0)
+
+
+def gradients(adapter, branch):
+    """Gradients of one stage's weights under the names of the authors' file."""
+    found = {name: p.grad for name, p in getattr(adapter, f"{branch}_mapper").named_parameters()}
+    for key, processor in adapter.processors.items():
+        for kind in ("to_k", "to_v"):
+            found[f"{key}_{kind}.weight"] = getattr(processor, f"{kind}_{branch}").weight.grad
+    return found
+
+
+@pytest.mark.parametrize("stage", ["global", "local"])
+def test_a_training_step_of_the_whole_model_equals_the_authors(
+    parts, adapter, text_encoder, case_global, case_local, stage
+):
+    """Loss and every gradient, at batch 2 with the authors' maximum: nothing may be detached."""
+    noisy, noise, t = draw(2, 4, 16, 16, seed=3), draw(2, 4, 16, 16, seed=4), torch.tensor([600, 41])
+    prompts = TokenizedPrompts(parts.ids, parts.index)
+    adapter.zero_grad()
+    if stage == "global":
+        words = authors.words_of(parts.theirs.first, states(case_global))
+        prediction = parts.theirs(noisy, t, authors.text_of(text_encoder, parts.ids, words, parts.index))
+        expected = (prediction - noise).square().mean() + 0.01 * words.abs().mean()
+        words = adapter.global_mapper(states(case_global))
+        text = encode_prompts(text_encoder, prompts, words)
+        with condition(parts.unet, Conditioning(None, parts.index)):
+            loss = global_loss(parts.unet(noisy, t, encoder_hidden_states=text).sample, noise, words)
+    else:
+        mask = torch.ones(2, 1, 16, 16)
+        mask[0, :, :, :5] = 0
+        patches = authors.patches_of(parts.theirs.second, states(case_local), case_local["mask"])
+        prediction = parts.theirs(noisy, t, parts.text, patches, parts.index)
+        per_sample = ((prediction - noise).square() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+        values = parts.theirs.values
+        expected = per_sample.mean() + 1e-4 * sum(value.abs().mean() for value in values) / len(values)
+        patches = adapter.local_mapper(states(case_local), case_local["mask"])
+        with condition(parts.unet, Conditioning(patches, parts.index, batchwide_maximum=True)):
+            prediction = parts.unet(noisy, t, encoder_hidden_states=parts.text).sample
+            loss = local_loss(prediction, noise, mask, local_values(parts.unet))
+    weights = parts.theirs.first if stage == "global" else parts.theirs.second
+    wanted = dict(zip(weights, torch.autograd.grad(expected, list(weights.values())), strict=True))
+    loss.backward()
+    found = gradients(adapter, stage)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).norm() < 3e-4 * gradient.norm(), name
 
 
 @pytest.mark.parametrize("kept", ["global_mapper.pt", "local_mapper.pt"])
