@@ -65,12 +65,15 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, out
         ValueError: when the batch cannot be shared out evenly, or a tracker is not installed.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState, is_initialized
     from accelerate.utils import ProjectConfiguration
 
     cpu = pipeline is not None and pipeline.device.type == "cpu"
     # Words left out leave their mappers without gradient, which has to be announced.
     shared = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.words is not None)
     project = ProjectConfiguration(str(output), logging_dir=str(output / "logs")) if output is not None else None
+    if is_initialized() and AcceleratorState().mixed_precision != config.mixed_precision:
+        AcceleratorState._reset_state()  # accelerate keeps one for the process: that of a run before
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=config.mixed_precision,
