@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
-REPORT, CURVES = "report.json", "curves"
+CARD, REPORT, CURVES = "MODEL_CARD.md", "report.json", "curves"
 # What describes the weights and is never loaded into a model; the report is measured after the sums are written.
-UNLISTED = {SUMS, "MODEL_CARD.md", REPORT}
+UNLISTED = {SUMS, CARD, REPORT}
 
 
 class ChecksumError(RuntimeError):

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elite.toybox.checksums import CURVES, REPORT, SUMS, sha256
+from elite.toybox.checksums import CARD, CURVES, REPORT, SUMS, sha256
+
+MEASURED = "## Measured quality\n"  # the last section of the card; the report writes what follows it
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class SavedReport:
 
 
 def save_report(folder: Path, numbers: Mapping[str, float | None], settings: Mapping[str, int]) -> Path:
-    """Write the report beside the weights it was measured on, all at once.
+    """Write the report beside the weights it was measured on, and its table into the card's last section.
 
     Args:
         folder: the weights.
@@ -109,7 +111,12 @@ def save_report(folder: Path, numbers: Mapping[str, float | None], settings: Map
     if missing:
         raise ValueError(f"`numbers` has no {missing[0]!r}: pass what `elite.toybox.report.report` gives.")
     content = {"numbers": dict(numbers), "settings": dict(settings), "weights": sha256(Path(folder) / SUMS)}
-    return write_text(Path(folder) / REPORT, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    path = write_text(Path(folder) / REPORT, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    card = Path(folder) / CARD
+    if card.is_file():
+        before = card.read_text(encoding="utf-8").partition(MEASURED)[0].rstrip()
+        write_text(card, f"{before}\n\n{MEASURED}\n{report_table(folder)}\n")
+    return path
 
 
 def read_report(folder: Path) -> SavedReport | None:

@@ -117,7 +117,7 @@ app = typer.Typer(add_completion=False)
 def main(
     minutes: Annotated[float, typer.Option(help="Of training the backbone in all, on two cores.")] = 600.0,
     pictures: Annotated[int, typer.Option(help="Training pictures.")] = 40_000,
-    classes: Annotated[str, typer.Option(help="v0 (twelve classes) or all.")] = "v0",
+    classes: Annotated[str, typer.Option(help="v0 (twelve classes) or all.")] = "all",
     weights: Annotated[Path, typer.Option(help="Weights folder to write.")] = Path("build/toybox/weights"),
     seed: options.Seed = 0,
     init_from: options.InitFrom = None,

@@ -50,6 +50,17 @@ def test_the_bars_are_those_that_were_asked_for():
     assert smaller_is_better == {"seconds_batch8_25steps", "load_seconds", "weights_mb"}
 
 
+def test_the_card_ends_with_the_newest_report(folder: Path):
+    card = folder / checksums.CARD
+    card.write_text("# Card\n\nHow it was made.\n", encoding="utf-8")
+    for value in (0.91, 0.97):
+        record.save_report(folder, BARS | {"class_accuracy": value}, SETTINGS)
+    text = card.read_text(encoding="utf-8")
+    assert text == f"# Card\n\nHow it was made.\n\n## Measured quality\n\n{record.report_table(folder)}\n"
+    assert "97.0%" in text and "91.0%" not in text
+    checksums.check_checksums(folder)  # the card is no part of the weights
+
+
 def test_the_table_says_which_bars_are_met(folder: Path):
     numbers = BARS | {"class_accuracy": 0.94, "load_seconds": 2.1, "vae_psnr": None}
     record.save_report(folder, numbers, SETTINGS)

@@ -18,6 +18,7 @@ from transformers import ViTModel
 from elite.toybox.backbone_training import options
 from elite.toybox.backbone_training.fit import Fit, FitSettings
 from elite.toybox.backbone_training.judge import soften
+from elite.toybox.backbone_training.matrices import hidden_matrices
 from elite.toybox.backbone_training.pictures import PictureSet, to_float
 from elite.toybox.backbone_training.shapes import build_identity_encoder
 from elite.toybox.identity import IdentityEncoder
@@ -84,7 +85,7 @@ def train_identity(
         )
         return {"validation_triplets": triplet_accuracy(first, second, names[:count])}
 
-    fit = Fit(encoder, out, fit_settings, evaluate)
+    fit = Fit(encoder, out, fit_settings, evaluate, hidden_matrices(network.layers))
     fit.run(step)
     with fit.averaged():
         network.save_pretrained(out / "identity_encoder")

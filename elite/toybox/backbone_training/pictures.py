@@ -146,7 +146,7 @@ def main(
     out: options.Out,
     count: Annotated[int, typer.Option(help="Training pictures.")] = 40_000,
     validation: Annotated[int, typer.Option(help="Validation pictures.")] = 2_000,
-    classes: Annotated[str, typer.Option(help="v0 (twelve classes) or all.")] = "v0",
+    classes: Annotated[str, typer.Option(help="v0 (twelve classes) or all.")] = "all",
     workers: options.Workers = 2,
 ) -> None:
     """Render the training and validation pictures."""

@@ -24,7 +24,7 @@ from elite.toybox.metrics import psnr
 
 KL_WEIGHT = 1e-7
 L1_WEIGHT = 0.1
-SUBJECT_WEIGHT = 8.0  # of an error on the subject, which is small, detailed, and what everybody looks at
+SUBJECT_WEIGHT = 20.0  # of an error on the subject, which is small, detailed, and what everybody looks at
 
 
 def initial_vae(init_from: Path | None = None) -> AutoencoderKL:
