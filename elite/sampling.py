@@ -32,7 +32,7 @@ One training step of each stage (add the noise with any DDPM scheduler; fusion w
     global_loss(noise_pred, noise, words).backward()                       # trains adapter.global_parameters()
 
     with condition(unet, Conditioning(patches, index, batchwide_maximum=True)):             # local stage, w0 alone
-        noise_pred = unet(noisy_latents, t, encoder_hidden_states=text).sample
+        noise_pred = unet(noisy_latents, t, encoder_hidden_states=text.detach()).sample     # words are not trained
         loss = local_loss(noise_pred, noise, latent_mask, local_values(unet))
     loss.backward()                                                        # trains adapter.local_parameters()
 """

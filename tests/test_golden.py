@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from elite import sampling
 from elite.adapter import EliteAdapter
 from elite.attention import (
     Conditioning,
@@ -297,3 +298,37 @@ def test_old_unet_loads_and_runs_with_the_published_adapter(config, case_attenti
     with torch.no_grad(), condition(model, asked):
         out = model(torch.zeros(2, 4, 16, 16), 10.5, encoder_hidden_states=case_attention["context"]).sample
     assert out.isfinite().all()
+
+
+@needs_full
+def test_the_lines_in_the_docstring_of_sampling_run_on_the_full_recording(config, monkeypatch):
+    """As they stand there, one after the other, with fewer sampling steps."""
+    monkeypatch.chdir(FULL)
+    first, second = (load_file(FULL / f"case_{name}.safetensors") for name in ("global", "local"))
+    names = {
+        **{f"{part}_config": config[f"{part}_encoder_config"] for part in ("text", "vision")},
+        **{f"{part}_state_dict": load_file(FULL / f"{part}_encoder.safetensors") for part in ("text", "vision")},
+        "unet_config": config["unet_config"],
+        "unet_state_dict": load_file(FULL / "unet.safetensors"),
+        "pixel_values": first["pixel_values_clip"],
+        "masked_pixels": second["pixel_values_obj"],
+        "picture_mask": second["pixel_values_seg"],
+        "input_ids": first["input_ids"],
+        "index": first["index"],
+        "uncond_ids": first["uncond_input_ids"],
+        "latents": draw(2, 4, 16, 16, seed=1),
+        "noisy_latents": draw(2, 4, 16, 16, seed=2),
+        "noise": draw(2, 4, 16, 16, seed=3),
+        "latent_mask": torch.ones(2, 1, 16, 16),
+        "t": torch.tensor([600, 41]),
+    }
+    code = "\n".join(line[4:] for line in sampling.__doc__.splitlines() if line.startswith("    "))
+    assert code.count("num_inference_steps=100") == 1
+    exec(code.replace("num_inference_steps=100", "num_inference_steps=2"), names)
+    torch.testing.assert_close(names["words"], first["mapper_out"], **TOLERANCE)
+    torch.testing.assert_close(names["patches"], second["mapper_local_out_masked"], **TOLERANCE)
+    torch.testing.assert_close(names["text"], first["text/primary/last_hidden_state"], **TOLERANCE)
+    torch.testing.assert_close(names["negative"], first["text/uncond/last_hidden_state"], **TOLERANCE)
+    assert names["latents"].shape == (2, 4, 16, 16) and names["latents"].isfinite().all()
+    trained = names["adapter"]
+    assert all(p.grad is not None for p in [*trained.global_parameters(), *trained.local_parameters()])
