@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from elite.cli import app
+from elite.commands.generate import Sampler, use_sampler
 from elite.concept import Concept
 from tests.helpers import half_mask, picture, tiny_pipeline
 
@@ -93,8 +95,6 @@ def test_an_adapter_can_be_named_for_a_model_that_has_none(model, tmp_path):
 
 
 def test_converting_there_and_back_keeps_every_bit(model, tmp_path):
-    import torch
-
     adapter = model / "model" / "elite"
     assert run("convert", adapter, tmp_path / "pt", "--to", "official").exit_code == 0
     assert run("convert", tmp_path / "pt", tmp_path / "back").exit_code == 0
@@ -143,6 +143,17 @@ def test_an_output_that_is_a_file_is_refused_before_the_model_is_loaded(model, t
                  "--output", tmp_path / "file")  # fmt: skip
     assert result.exit_code == 2 and "is a file" in result.stderr
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("sampler", list(Sampler))
+def test_every_sampler_draws_on_the_models_own_schedule(fresh, concept, sampler):
+    own = fresh.scheduler.config
+    use_sampler(fresh, sampler)
+    assert sampler.value in type(fresh.scheduler).__name__.lower()
+    assert all(fresh.scheduler.config[key] == own[key] for key in ("beta_start", "beta_end", "beta_schedule"))
+    drawn = fresh("a S*", concept=concept, num_inference_steps=3, output_type="latent",
+                  generator=torch.Generator().manual_seed(0)).images  # fmt: skip
+    assert drawn.isfinite().all()
 
 
 def test_steps_below_one_are_refused(model, tmp_path):

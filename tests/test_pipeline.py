@@ -188,13 +188,14 @@ def test_offload_gives_the_same_picture(fresh, concept):
     torch.testing.assert_close(generate(fresh, concept=encoded), plain, atol=1e-5, rtol=0)
 
 
-def test_half_precision_runs_in_every_part(fresh):
-    fresh.to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_in_every_part(fresh, dtype):
+    fresh.to(dtype)
     encoded = fresh.encode_concept(picture(1), half_mask())
-    assert encoded.words.dtype == encoded.patch_embeddings.dtype == torch.bfloat16
-    assert {p.dtype for p in fresh.adapter.parameters()} == {torch.bfloat16}
+    assert encoded.words.dtype == encoded.patch_embeddings.dtype == dtype
+    assert {p.dtype for p in fresh.adapter.parameters()} == {dtype}
     out = generate(fresh, concept=encoded, latents=None, generator=torch.Generator().manual_seed(0))
-    assert out.dtype == torch.bfloat16 and out.isfinite().all()
+    assert out.dtype == dtype and out.isfinite().all()
 
 
 # --- folders ----------------------------------------------------------------------------------------------------

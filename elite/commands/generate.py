@@ -67,7 +67,7 @@ def generate(
         subject = None if concept is None else Concept.load(concept)
         check_writable(output)
         pipe = load_model(model, device, dtype, adapter)
-        _use(pipe, scheduler)
+        use_sampler(pipe, scheduler)
         encoded = pipe.encode_concept(picture, marked) if subject is None else subject
         images = _draw(
             pipe,
@@ -99,7 +99,7 @@ def generate(
             typer.echo(str(path))
 
 
-def _use(pipe: ElitePipeline, sampler: Sampler) -> None:
+def use_sampler(pipe: ElitePipeline, sampler: Sampler) -> None:
     """Change the pipeline's scheduler, on the same noise schedule."""
     import diffusers
 

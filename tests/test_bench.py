@@ -1,0 +1,40 @@
+"""The benchmark compares like with like: its contestants give the same numbers, and time is taken in turns."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from bench import generation, measure
+
+
+def test_contestants_take_turns_and_the_first_run_does_not_count():
+    calls = []
+    seconds = measure.interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=3)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
+
+
+def test_a_ratio_is_the_median_over_rounds():
+    assert measure.ratio({"a": [2.0, 9.0, 3.0], "b": [1.0, 3.0, 3.0]}, "a", "b") == 2.0
+
+
+def test_the_authors_procedure_gives_our_latents(fresh):
+    """Otherwise its time would be that of something else."""
+    assert generation.agree(generation.procedures(fresh, steps=3)) < 1e-4
+
+
+def test_pipelines_on_one_unet_draw_with_and_without_the_subject(fresh):
+    contestants = generation.pipelines(fresh, 2, 1, "latent", ip_adapter=False)
+    pictures = {name: run().images for name, run in contestants.items()}
+    assert pictures["elite"].shape == pictures["plain"].shape == (1, 4, 8, 8)
+    assert not pictures["elite"].allclose(pictures["plain"], atol=1e-2)
+
+
+def test_peak_memory_grows_with_what_is_held_and_not_back():
+    before = measure.own_peak_mb()
+    assert before > 0.95 * psutil.Process().memory_info().rss / 2**20
+    held = torch.ones(int(before * 2**20 / 4) + 2**26)  # as much again, and 256 MB
+    after = measure.own_peak_mb()
+    del held
+    assert after > before + 200 and measure.own_peak_mb() >= after
