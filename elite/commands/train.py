@@ -22,7 +22,7 @@ Adapter = Annotated[str | None, typer.Option(help="Begin with: init, own, an ada
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps in all.")]
 Batch = Annotated[int | None, typer.Option(help="Samples of a step, over all processes.")]
 Rate = Annotated[float | None, typer.Option(help="Learning rate.")]
-Precision = Annotated[str | None, typer.Option(help="no, fp16 or bf16.")]
+Precision = Annotated[str | None, typer.Option(help="no, fp16, bf16, or auto: bf16 where it is quick.")]
 Seed = Annotated[int | None, typer.Option(help="Of fresh weights and every draw.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as NAME=VALUE; may be repeated.")]
 Resume = Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the output folder.")]
@@ -160,7 +160,10 @@ def _train(
         check_writable(Path(settings.output))
         from elite.training.loop import train
 
-        result = train(settings, resume=resume, progress=progress)
+        try:
+            result = train(settings, resume=resume, progress=progress)
+        except FloatingPointError as error:
+            raise RuntimeError(f"{error} The last checkpoint in {settings.output} is good.") from error
     for step, loss in result.validation:
         typer.echo(f"step {step}: validation loss {loss:.4f}")
     if result.skipped:

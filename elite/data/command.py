@@ -21,14 +21,23 @@ def open_images(
     split: Annotated[str, typer.Option(help="test (the paper's training data) or validation.")] = "test",
     limit: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 2000,
     classes: Annotated[str | None, typer.Option(help="Names of classes, e.g. Dog,Cat; all by default.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="A mirror that serves v5/… and <split>/….jpg.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="A mirror with the servers' layout: v5/… and SPLIT/….jpg.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Pictures downloaded at once.")] = 16,
     attempts: Annotated[int, typer.Option(min=1, help="How often a file is tried.")] = 5,
     timeout: Annotated[float, typer.Option(help="Seconds a server may stay silent.")] = 30.0,
     keep_archives: Annotated[bool, typer.Option(help="Keep the mask archives after taking the masks out.")] = True,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
-    """Tables, pictures and masks of Open Images, only what the subset needs."""
+    """Tables, pictures and masks of Open Images, only what the subset needs.
+
+    Example:
+
+        elite download open-images --split test --limit 2000 --output data/open-images
+
+        elite download open-images --classes Dog,Cat --limit 500 --output data/pets
+    """
     from elite.data.download import DownloadStoppedError, download_open_images
     from elite.data.fetch import Fetcher, FetchError
     from elite.data.layout import OpenImagesServer

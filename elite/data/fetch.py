@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import threading
 import time
@@ -56,7 +58,8 @@ class Fetcher:
 
         What has arrived stays in ``<path>.part`` when the program is killed, and the next call asks for the rest
         alone, provided that the server still has the same file (``If-Range``). The name ``path`` appears only when
-        the size is what the server announced and ``verify(part)`` has not raised ValueError.
+        the size is what the server announced, the MD5 too where it announced one (``x-goog-hash``, as the server of
+        the tables and archives does), and ``verify(part)`` has not raised ValueError.
 
         Args:
             url: address.
@@ -122,6 +125,10 @@ class Fetcher:
             if size > total:
                 part.unlink()
             raise _Retry(f"{size} of {total} bytes arrived")
+        announced = _announced_md5(response.headers)
+        if announced is not None and _md5(part) != announced:
+            part.unlink()
+            raise _Retry("the file is damaged: its MD5 is not the one that the server announced")
 
     def _check(self, url: str, response: requests.Response, start: int, part: Path) -> tuple[int, int | None]:
         """The offset from which the answer continues, and the whole size where it is known."""
@@ -153,6 +160,20 @@ class Fetcher:
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
+
+
+def _announced_md5(headers: requests.structures.CaseInsensitiveDict) -> bytes | None:
+    """The MD5 in Google's ``x-goog-hash: crc32c=…, md5=…`` (base64), or None."""
+    for item in headers.get("x-goog-hash", "").split(","):
+        kind, _, value = item.strip().partition("=")
+        if kind == "md5":
+            return base64.b64decode(value)
+    return None
+
+
+def _md5(part: Path) -> bytes:
+    with part.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
 
 
 def _tag_path(part: Path) -> Path:

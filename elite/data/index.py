@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -347,13 +348,19 @@ def _cached(
     key = hashlib.sha256(inputs.encode()).hexdigest()[:20]
     path = folder.root / ".index" / f"{kind}-{key}.parquet"
     if cache and path.is_file():
-        dropped = json.loads(pl.read_parquet_metadata(path)["dropped"])
-        return Index(kind, pl.read_parquet(path), dropped)
-    frame, dropped = build()
+        try:
+            return Index(kind, pl.read_parquet(path), json.loads(pl.read_parquet_metadata(path)["dropped"]))
+        except (pl.exceptions.PolarsError, OSError, ValueError, KeyError):
+            pass  # damaged: it is built and kept anew
+    try:
+        frame, dropped = build()
+    except pl.exceptions.PolarsError as error:
+        names = " or ".join(str(table) for table in tables)
+        raise ValueError(f"{names} is not a table of Open Images: {error}") from error
     if cache:
         try:
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".part")
+            temporary = path.with_suffix(f".{os.getpid()}.part")  # several processes may build the same
             frame.write_parquet(temporary, metadata={"dropped": json.dumps(dropped)})
             temporary.replace(path)
         except OSError as error:  # a read-only data folder: the index is right, it is only not kept

@@ -6,6 +6,7 @@ process and in any order, so a resumed run needs no record of random states.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,10 @@ class BrokenFileError(ValueError):
 
 class TooManyBrokenFilesError(RuntimeError):
     """More files were broken than the settings allow; the message names the first few."""
+
+    def __init__(self, message: str) -> None:
+        # A data loader raises a worker's error anew with its traceback, which ends with the message.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ class Samples(Dataset):
             return self._make(self.index.frame.row(row, named=True), generator)
         except BrokenFileError as error:
             self.broken[row] = str(error)
+            warnings.warn(f"{str(error).rstrip('.')}; the next object is taken instead.", stacklevel=3)
         base = max(len(self._tried), min(100, len(self)))
         if len(self.broken) > self.settings.max_broken * base:
             raise TooManyBrokenFilesError(self._complaint())
@@ -291,4 +297,4 @@ def _read(path: Any, convert: Callable[[Image.Image], Image.Image]) -> Image.Ima
             return convert(picture)
     # PIL reports damage as OSError (truncated, unknown), SyntaxError (PNG chunks) or ValueError (nonsense sizes).
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenFileError(f"{path}: {error}") from error
+        raise BrokenFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

@@ -27,6 +27,7 @@ from elite.training.config import TrainingConfig
 
 ADAPTER, TENSORS, STATE, CONFIG = "adapter", "training.safetensors", "state.json", "config.yaml"
 PREFIX = "checkpoint-"
+LOCK_WAIT = 8.0  # seconds: what a killed run's data workers need to notice that they are alone, and to let go
 # Settings that may change between two parts of one run: they do not change what a step computes.
 FREE = frozenset(
     {"data", "output", "adapter", "num_workers", "checkpoint_every", "keep_checkpoints", "trackers"}
@@ -65,6 +66,8 @@ class Checkpoint:
 def locked(output: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder; the lock of a process that died is void.
 
+    What a process left that died while it wrote a checkpoint is removed.
+
     Raises:
         OutputLockedError: when another process holds it.
         OSError: when the folder cannot be written to.
@@ -72,7 +75,7 @@ def locked(output: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock", timeout=0)
+    lock = FileLock(output / ".lock", timeout=LOCK_WAIT)
     try:
         lock.acquire()
     except Timeout as error:
@@ -80,6 +83,8 @@ def locked(output: Path) -> Iterator[None]:
             f"output {output} is being trained in by another process: wait for it, or choose another folder."
         ) from error
     try:
+        for left in output.glob(f".{PREFIX}*.part"):
+            shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
         lock.release()
@@ -104,7 +109,7 @@ def save_checkpoint(
     extra: Mapping[str, Any] | None = None,
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint, whole or not at all, and remove all but the newest ``keep``.
+    """Write a checkpoint, whole or not at all, and of it and those before it remove all but the newest ``keep``.
 
     Args:
         output: folder of the run.
@@ -143,7 +148,8 @@ def save_checkpoint(
         raise CheckpointError(
             f"the checkpoint after step {step} cannot be written to {output} ({error}); {good}."
         ) from error
-    for old in checkpoints(output)[keep:]:
+    # One of a later step is damaged, or the run would have gone on from there: it must not count as kept.
+    for old in [path for path in checkpoints(output) if path.name <= target.name][keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -122,7 +123,10 @@ def train(
                 raise ValueError(f"output {output} holds {found.folder.name}: choose another folder, or resume it.")
             files.check_same_run(config, found.folder)
         pipeline = load_model(config, pipeline)
-        run = Run(config, accelerator, pipeline, stage_data(config, pipeline), output, progress)
+        data = stage_data(config, pipeline)
+        if progress and accelerator.is_main_process:
+            print(data.index.summary(), file=sys.stderr)
+        run = Run(config, accelerator, pipeline, data, output, progress)
         run.start(found)
         return run.to_the_end(on_step)
 
@@ -232,7 +236,8 @@ class Run:
     def _step(self, batch: dict[str, Any]) -> dict[str, float]:
         """One optimiser step on this process's part of a batch, in pieces; its mean losses over all processes."""
         config, accelerator = self.config, self.accelerator
-        self.skipped += int((batch.pop("skipped") > 0).sum())
+        skipped = (batch.pop("skipped") > 0).sum().to(accelerator.device)
+        self.skipped += int(accelerator.reduce(skipped, "sum"))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config)
         pieces = _pieces(batch, config.gradient_accumulation_steps)
@@ -265,12 +270,15 @@ class Run:
         return self.module(batch, noise, timesteps, posterior)
 
     def _validate(self) -> tuple[int, float]:
-        """The loss on the fixed triples with the averaged weights, and a grid of pictures where files are kept."""
+        """The loss on the fixed triples with the averaged weights; where files are kept pictures and their likeness."""
+        watched, numbers = self.validation, {}
         with self._averaged(), self.accelerator.autocast():
-            loss = self.validation.loss()
+            loss = numbers["validation_loss"] = watched.loss()
             if self.output is not None and self.accelerator.is_main_process:
-                self.validation.grid(self.output / f"samples-{self.step:07d}.png")
-        self._log({"validation_loss": loss})
+                given, drawn = watched.pictures()
+                watched.write_grid(self.output / f"samples-{self.step:07d}.png", given, drawn)
+                numbers["validation_similarity"] = watched.similarity(given, drawn)
+        self._log(numbers)
         self.accelerator.wait_for_everyone()
         return self.step, loss
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -68,6 +69,8 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, out
     from accelerate.state import AcceleratorState, is_initialized
     from accelerate.utils import ProjectConfiguration
 
+    for tracker in config.trackers if output is not None else ():
+        _check_tracker(tracker)
     cpu = pipeline is not None and pipeline.device.type == "cpu"
     # Words left out leave their mappers without gradient, which has to be announced.
     shared = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.words is not None)
@@ -89,6 +92,21 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, out
             f"processes times {config.gradient_accumulation_steps} gradient_accumulation_steps."
         )
     return accelerator
+
+
+def _check_tracker(name: str) -> None:
+    """Accelerate leaves out a tracker that is not installed, without a word."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = _names(LOGGER_TYPE_TO_CLASS)
+    if name not in known:
+        raise ValueError(f"trackers holds {name!r}; accelerate knows {', '.join(known)}.")
+    if name not in _names(get_available_trackers()):
+        raise ValueError(f"trackers holds {name!r}, which is not installed: install it, or give --set trackers=[].")
+
+
+def _names(trackers: Iterable[Any]) -> list[str]:
+    return [str(getattr(each, "value", each)) for each in trackers]  # some are an enumeration's, some plain texts
 
 
 def load_model(config: TrainingConfig, pipeline: ElitePipeline | None = None) -> ElitePipeline:

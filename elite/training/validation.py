@@ -1,4 +1,4 @@
-"""What a run is watched by: the loss on fixed triples of latent, timestep and noise, and a grid of pictures."""
+"""What a run is watched by: a loss on fixed latents, timesteps and noise, and how like the given the drawn are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from elite.data.samples import Samples, collate
+from elite.features import preprocess
 from elite.files import replacing
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps
@@ -66,11 +67,21 @@ class Validation:
         pipeline.set_progress_bar_config(**shown)
         return [self._picture(pixels) for pixels in self.batch["pixel_values"]], drawn
 
-    def grid(self, path: Path) -> Path:
+    @torch.no_grad()
+    def similarity(self, given: list[Image.Image], drawn: list[Image.Image]) -> float:
+        """Mean cosine of the model's own CLIP embeddings of what was encoded and what was drawn with it, in [-1, 1]."""
+        encoder = self.pipeline.image_encoder
+        both = preprocess([*given, *drawn], encoder.config.image_size)  # (2 B, 3, s, s)
+        out = encoder(both.to(encoder.device, encoder.dtype))
+        embeddings = out.image_embeds if "image_embeds" in out else out.pooler_output
+        one, other = embeddings.float().chunk(2)  # (B, d) each
+        return float(torch.cosine_similarity(one, other).mean())
+
+    @staticmethod
+    def write_grid(path: Path, given: list[Image.Image], drawn: list[Image.Image]) -> Path:
         """Write both rows of `pictures` as one PNG, whole or not at all."""
         from diffusers.utils import make_image_grid
 
-        given, drawn = self.pictures()
         size = drawn[0].size
         sheet = make_image_grid([*(picture.resize(size) for picture in given), *drawn], rows=2, cols=len(drawn))
         with replacing(path) as temporary:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import threading
 import time
 import zipfile
@@ -67,7 +69,8 @@ def _write(path: Path, head: list[str], rows: list[list]) -> None:
 
 @dataclass
 class Server:
-    """``faults[path]`` is used up one a request: a status, ("slow", seconds), ("cut", bytes) or ("junk", bytes)."""
+    """``faults[path]`` is used up one a request: a status, ("slow", seconds), ("cut", bytes), ("junk", bytes), or
+    ("flip", position): one byte of the file is another."""
 
     root: Path
     url: str = ""
@@ -110,7 +113,13 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             body = data[start:] if kind != "junk" else bytes(amount)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("ETag", tag)
+            if path.startswith("v5/"):  # as Google's servers do; the pictures' server announces none
+                md5 = base64.b64encode(hashlib.md5(data).digest()).decode()
+                self.send_header("x-goog-hash", "crc32c=n03x6A==")
+                self.send_header("x-goog-hash", f"md5={md5}")
             self.end_headers()
+            if kind == "flip":
+                body = bytes(byte ^ (place == amount) for place, byte in enumerate(body))
             if kind == "slow":
                 time.sleep(amount)
             body = body[:amount] if kind == "cut" else body

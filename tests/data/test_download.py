@@ -87,9 +87,11 @@ def test_passing_faults_are_overcome(server, tmp_path):
     server.faults[image_path(server, 2)] += [("slow", 0.6)]
     server.faults[image_path(server, 3)] += [("junk", 500)]  # complete, but no JPEG
     server.faults[CLASS_TABLE] += [("junk", 30)]
+    server.faults[BOXES] += [("flip", 400)]  # the right columns and length, a wrong number
     server.faults["v5/test-masks/test-masks-0.zip"] += [("cut", 100), ("junk", 50)]
     report = run(server, tmp_path / "out", fetcher=Fetcher(attempts=3, backoff=0.01, timeout=0.3))
     assert report.downloaded == 12 and report.masks == 12 and not report.failed
+    assert OpenImagesFolder(tmp_path / "out").boxes.read_bytes() == (server.root / BOXES).read_bytes()
     for path in (server.root / "test").iterdir():
         assert OpenImagesFolder(tmp_path / "out").image(path.stem).read_bytes() == path.read_bytes()
     assert not list((tmp_path / "out").rglob("*.part*"))

@@ -182,6 +182,20 @@ def test_the_kept_index_is_not_used_for_other_inputs(subset, change):
     assert len(index_boxes(subset, **options)) < len(before)
 
 
+def test_a_damaged_kept_index_is_built_anew(subset):
+    first = index_boxes(subset)
+    (kept,) = (subset.root / ".index").glob("boxes-*.parquet")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert index_boxes(subset).frame.equals(first.frame)
+    assert index_boxes(subset).dropped == first.dropped
+
+
+def test_a_table_that_is_none_is_named(subset):
+    subset.boxes.write_text("this,is\nanother,table\n")
+    with pytest.raises(ValueError, match=r"annotations-bbox\.csv.* is not a table of Open Images"):
+        index_boxes(subset)
+
+
 def test_where_the_index_cannot_be_kept_it_is_built_all_the_same(subset):
     (subset.root / ".index").write_text("in the way")
     with pytest.warns(UserWarning, match="could not be kept"):

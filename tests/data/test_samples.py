@@ -192,7 +192,8 @@ def test_a_broken_picture_is_skipped_and_counted(subset, stage, how):
     index = data.index
     break_picture(subset, image_id, how)
     data = stage(index, subset, data.settings)
-    sample = data[3, 8]
+    with pytest.warns(UserWarning, match=rf"{image_id}.*the next object is taken"):
+        sample = data[3, 8]
     assert sample["index"] == 4 and sample["skipped"] == 1
     assert all(equal({k: sample[k]}, {k: whole[k]}) for k in whole if k != "skipped")
     assert equal(data[3, 8], sample)
@@ -210,10 +211,12 @@ def test_a_broken_mask_is_skipped_and_counted(subset, how):
         Image.new("1", (40, 40)).save(path)
     else:
         path.write_text("not a picture")
-    assert data[3]["index"] == 4
+    with pytest.warns(UserWarning, match=path.name):
+        assert data[3]["index"] == 4
     assert path.name in data.broken[3]
 
 
+@pytest.mark.filterwarnings("ignore:.*the next object is taken")
 def test_too_many_broken_files_stop_the_run_and_are_named(subset):
     data = make(GlobalSamples, subset, SampleSettings(resolution=64, clip_size=64, cell=4, max_broken=0.2))
     ids = data.index.frame["image_id"].to_list()
@@ -224,6 +227,18 @@ def test_too_many_broken_files_stop_the_run_and_are_named(subset):
         data[4]
 
 
+def test_a_worker_s_complaint_is_the_same_sentence(subset):
+    settings = SampleSettings(resolution=64, clip_size=64, cell=4, max_broken=0.0)
+    data = make(GlobalSamples, subset, settings)
+    subset.image(data.index.frame["image_id"][0]).unlink()
+    with pytest.raises(
+        TooManyBrokenFilesError, match=r"^1 of the 1 objects tried are broken, 0% are allowed"
+    ) as caught:
+        list(DataLoader(data, batch_size=2, num_workers=1, collate_fn=collate))
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*the next object is taken")
 def test_one_broken_file_does_not_stop_a_run_that_has_just_begun(subset):
     data = make(GlobalSamples, subset, SampleSettings(resolution=64, clip_size=64, cell=4, max_broken=0.1))
     subset.image(data.index.frame["image_id"][0]).unlink()

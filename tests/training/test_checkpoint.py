@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_the_newest_are_kept(tiny, tmp_path):
     for step in (1, 2, 10, 11):
         write(tmp_path, tiny.adapter, step, keep=2)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000011", "checkpoint-0000010"]
+
+
+def test_a_damaged_one_of_a_later_step_does_not_count_as_kept(tiny, tmp_path):
+    (write(tmp_path, tiny.adapter, 4) / files.STATE).unlink()
+    write(tmp_path, tiny.adapter, 3, keep=1)
+    with pytest.warns(UserWarning, match="checkpoint-0000004 is damaged"):
+        assert last_checkpoint(tmp_path).step == 3
+
+
+def test_what_a_killed_process_was_writing_is_removed(tiny, tmp_path):
+    whole = write(tmp_path, tiny.adapter, 1)
+    shutil.copytree(whole, tmp_path / ".checkpoint-0000002.77.part")
+    with locked(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", whole.name]
 
 
 @pytest.mark.parametrize("name", ["training.safetensors", "adapter/elite_adapter.safetensors", "state.json"])
@@ -94,7 +109,8 @@ def _hold(folder: str, ready, done) -> None:
         done.wait(30)
 
 
-def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOCK_WAIT", 0.1)
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(str(tmp_path), ready, done))

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from elite.data.layout import OpenImagesFolder
+from elite.features import preprocess
 from elite.training.checkpoint import CheckpointError, checkpoints, last_checkpoint, read_checkpoint
 from elite.training.config import TrainingConfig
 from elite.training.loop import learning_rate_at, train
-from tests.helpers import tiny_pipeline
+from tests.helpers import picture, tiny_pipeline
 from tests.training.run_tiny import exact_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +133,40 @@ def test_the_loss_on_fixed_triples_falls_and_pictures_are_kept(subset, tmp_path)
     assert len(list(tmp_path.glob("samples-*.png"))) == 3
     lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    alike = [line["validation_similarity"] for line in lines if "validation_loss" in line]
+    assert len(alike) == 3 and all(-1 <= value <= 1 for value in alike)
     assert (tmp_path / "checkpoint-0000012/config.yaml").is_file()
+
+
+def test_tensorboard_shows_the_curve(subset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(settings(subset, tmp_path, steps=3, trackers=["tensorboard"]))
+    events = EventAccumulator(str(tmp_path / "logs/elite")).Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in shown] == [1, 2, 3]
+    assert [value for _, value in shown] == pytest.approx([loss for _, loss in result.losses])
+
+
+@pytest.mark.parametrize(("name", "message"), [("tensorbord", "accelerate knows .*tensorboard"), ("aim", "installed")])
+def test_a_tracker_that_is_not_there_is_no_silent_loss(subset, tmp_path, monkeypatch, name, message):
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with pytest.raises(ValueError, match=message):
+        run(settings(subset, tmp_path / "run", trackers=[name]))
+
+
+def test_what_is_drawn_is_like_what_was_given_as_clip_sees_it():
+    from elite.training.validation import Validation
+
+    watched = object.__new__(Validation)
+    watched.pipeline = tiny_pipeline(seed=0)
+    given = [picture(seed) for seed in range(3)]
+    assert watched.similarity(given, given) == pytest.approx(1)
+    encoder = watched.pipeline.image_encoder
+    with torch.no_grad():
+        a, b = (encoder(preprocess(picture(seed), 16)).image_embeds[0] for seed in (0, 5))
+    expected = float(a @ b / a.norm() / b.norm())
+    assert watched.similarity([picture(0)], [picture(5)]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_nothing_is_written_when_nothing_is_to_be_saved(subset, tmp_path):
