@@ -145,11 +145,12 @@ class ElitePipeline(StableDiffusionPipeline):
             OSError: when the folder cannot be written to.
         """
         folder = Path(save_directory)
+        if self._adapter is not None:
+            check_processors(self.unet)
         folder.mkdir(parents=True, exist_ok=True)
         if self._adapter is None:
             super().save_pretrained(folder, **kwargs)
         else:
-            check_processors(self.unet)
             self._adapter.detach()  # or the UNet's file would carry the adapter's weights too
             try:
                 super().save_pretrained(folder, **kwargs)

@@ -309,7 +309,7 @@ def test_negative_steps_are_refused_without_a_concept_too(tiny, no_work):
         tiny("a dog", num_inference_steps=-2)
 
 
-def test_replaced_processors_are_noticed_at_the_next_call_and_attach_puts_them_back(fresh, concept):
+def test_replaced_processors_are_noticed_at_the_next_call_and_attach_puts_them_back(fresh, concept, tmp_path):
     before = generate(fresh, concept=concept)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -317,7 +317,8 @@ def test_replaced_processors_are_noticed_at_the_next_call_and_attach_puts_them_b
     with pytest.raises(RuntimeError, match=r"call adapter\.attach"):
         generate(fresh, concept=concept)
     with pytest.raises(RuntimeError, match="instead of ELITE's"):
-        fresh.save_pretrained("nowhere-is-written")
+        fresh.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
     fresh.adapter.attach(fresh.unet)
     torch.testing.assert_close(generate(fresh, concept=concept), before, atol=1e-5, rtol=0)
 
