@@ -303,11 +303,20 @@ def _has_adapter(source: str | Path, revision: str | None) -> bool:
 
 def _load_adapter(source: str | Path, revision: str | None) -> EliteAdapter:
     """An adapter in our format, or the authors' two files, from a folder or repository."""
-    if find_file(source, WEIGHTS_NAME, revision) is not None:
-        return EliteAdapter.from_pretrained(source, revision)
-    if any(find_file(source, GLOBAL_NAME, revision, folder) for folder in (None, "checkpoints")):
-        return load_official(source, revision=revision)
-    raise FileNotFoundError(f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}.")
+    unreachable = None
+    for name, folder in ((WEIGHTS_NAME, None), (GLOBAL_NAME, None), (GLOBAL_NAME, "checkpoints")):
+        try:
+            found = find_file(source, name, revision, folder)
+        except FileNotFoundError as error:
+            unreachable = error  # offline, what is not in the cache may still be there under the next name
+            continue
+        if found is not None and name == WEIGHTS_NAME:
+            return EliteAdapter.from_pretrained(source, revision)
+        if found is not None:
+            return load_official(source, revision=revision)
+    raise unreachable or FileNotFoundError(
+        f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}."
+    )
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:

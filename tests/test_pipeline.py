@@ -8,10 +8,12 @@ import logging
 import warnings
 from dataclasses import replace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, LMSDiscreteScheduler, StableDiffusionPipeline
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from elite.adapter import EliteAdapter
@@ -255,6 +257,25 @@ def test_an_adapter_folder_and_the_authors_files_can_be_named(tiny, stock, tmp_p
     save_official(tiny.adapter, tmp_path / "official")
     with pytest.raises(ValueError, match="layers holds 24"):  # theirs read layer 24, this encoder has 6
         ElitePipeline.from_pretrained(tmp_path / "base", adapter=tmp_path / "official")
+
+
+def test_the_authors_files_load_offline_from_the_cache(tiny, stock, tmp_path, monkeypatch):
+    """What was never downloaded cannot be looked for there; that it is missing is no reason to stop."""
+    stock.save_pretrained(tmp_path / "base")
+    save_official(tiny.adapter, tmp_path / "checkpoints")
+
+    def cached(repository, name, subfolder=None, revision=None):
+        path = tmp_path / str(subfolder) / name
+        if not path.is_file():
+            raise LocalEntryNotFoundError("not in the cache")
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", cached)
+    with pytest.raises(ValueError, match="layers holds 24"):  # read, and then found to be of a deeper encoder
+        ElitePipeline.from_pretrained(tmp_path / "base", adapter="owner/name")
+    (tmp_path / "checkpoints" / "global_mapper.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="the Hub cannot be reached"):
+        ElitePipeline.from_pretrained(tmp_path / "base", adapter="owner/name")
 
 
 # --- errors, before any work ------------------------------------------------------------------------------------
