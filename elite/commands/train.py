@@ -16,7 +16,7 @@ app = typer.Typer(help="Train the stages of ELITE.", no_args_is_help=True)
 
 Config = Annotated[str, typer.Option(help="A preset (sd14-global, toybox-local, …) or a YAML file.")]
 Model = Annotated[str | None, typer.Option(help="Base model: toybox, sd14, or a folder.")]
-Data = Annotated[Path | None, typer.Option(help="Folder of `elite download open-images`.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of a download, or of an unpacked export of the toybox.")]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run; the same again continues it.")]
 Adapter = Annotated[str | None, typer.Option(help="Begin with: init, own, an adapter's folder, or another run's.")]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps in all.")]
@@ -52,7 +52,13 @@ def global_stage(
 ) -> None:
     """Train M^g, K^g and V^g (Eq. 4): pictures become words.
 
-    Example:
+    Example, on the toybox:
+
+        python -m elite.toybox.export --output data/toybox-export --folder data/toybox
+
+        elite train global --data data/toybox --output runs/toy --steps 1000
+
+    With Stable Diffusion v1-4, on one GPU or four:
 
         elite download open-images --split test --limit 20000 --output data/open-images
 
@@ -82,7 +88,9 @@ def local_stage(
 ) -> None:
     """Train M^l, K^l and V^l (Eq. 7), after the global stage: pictures become details.
 
-    Example:
+    Example, on the toybox and with Stable Diffusion v1-4:
+
+        elite train local --data data/toybox --adapter runs/toy --output runs/toy-local --steps 1000
 
         elite train local --config sd14-local --data data/open-images --adapter runs/global --output runs/local
 

@@ -27,7 +27,6 @@ from elite.training.config import TrainingConfig
 
 ADAPTER, TENSORS, STATE, CONFIG = "adapter", "training.safetensors", "state.json", "config.yaml"
 PREFIX = "checkpoint-"
-LOCK_WAIT = 8.0  # seconds: what a killed run's data workers need to notice that they are alone, and to let go
 # Settings that may change between two parts of one run: they do not change what a step computes.
 FREE = frozenset(
     {"data", "output", "adapter", "num_workers", "checkpoint_every", "keep_checkpoints", "trackers"}
@@ -75,7 +74,7 @@ def locked(output: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock", timeout=LOCK_WAIT)
+    lock = FileLock(output / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:

@@ -109,8 +109,7 @@ def _hold(folder: str, ready, done) -> None:
         done.wait(30)
 
 
-def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LOCK_WAIT", 0.1)
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(str(tmp_path), ready, done))
