@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is no picture, is truncated, or has no pixels.
+        TypeError: when it is neither a path nor a picture.
+        ValueError: when the file is no picture, is truncated, or has no pixels.
     """
     image, name = _open(source)
     image = ImageOps.exif_transpose(image)
@@ -87,6 +89,8 @@ def _open(source: str | Path | Image.Image) -> tuple[Image.Image, str]:
         if 0 in image.size:
             raise ValueError(f"{name} has no pixels: it is {image.width} × {image.height}.")
     else:
+        if not isinstance(source, str | PathLike):
+            raise TypeError(f"a picture or mask must be a path or a PIL image, got {type(source).__name__}.")
         path = Path(source)
         name = str(path)
         if not path.is_file():

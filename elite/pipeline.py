@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,6 +237,7 @@ class ElitePipeline(StableDiffusionPipeline):
         Raises:
             ValueError: for a prompt without placeholder or too long, a concept of another encoder, a number of steps
                 or pictures below 1, or a fusion weight or guidance that is not finite.
+            TypeError: for an unknown argument.
             RuntimeError: when the adapter's attention processors were replaced.
         """
         given = _BASE_SIGNATURE.bind_partial(self, prompt, *args, **kwargs).arguments
@@ -247,8 +248,13 @@ class ElitePipeline(StableDiffusionPipeline):
         adapter = self.adapter
         check_processors(self.unet)
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, list) or not prompts or given.get("prompt_embeds") is not None:
+        if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) for text in prompts):
+            raise ValueError(f"prompt must be a text or a list of texts when a concept is given, got {prompt!r}.")
+        if given.get("prompt_embeds") is not None:
             raise ValueError("prompt must be a text or a list of texts when a concept is given (not prompt_embeds).")
+        unknown = set(given.get("kwargs", {})) - {"callback", "callback_steps"}  # the base class would drop them unseen
+        if unknown:
+            raise TypeError(f"unknown argument {min(unknown)!r}.")
         if given.get("clip_skip") is not None:
             raise ValueError("clip_skip cannot be used with a concept: its words are trained for the last text layer.")
         chosen, marks = assign_concepts(prompts, concept, placeholder or adapter.config.placeholder or PLACEHOLDER)
@@ -325,13 +331,15 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         number = given.get(name)
         if number is not None and (not isinstance(number, Integral) or number < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}.")
-    if not math.isfinite(given.get("guidance_scale", 1.0)):
-        raise ValueError(f"guidance_scale must be a finite number, got {given['guidance_scale']!r}.")
+    guidance = given.get("guidance_scale", 1.0)
+    if not isinstance(guidance, Real) or not math.isfinite(guidance):
+        raise ValueError(f"guidance_scale must be a finite number, got {guidance!r}.")
 
 
-def _fusion_weight(value: float | Sequence[float], count: int) -> float | Tensor:
+def _fusion_weight(value: float | Sequence[float] | Tensor, count: int) -> float | Tensor:
+    value = value.tolist() if hasattr(value, "tolist") else value  # of numpy or torch
     values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not all(isinstance(item, (int, float)) and math.isfinite(item) for item in values):
+    if not all(isinstance(item, Real) and math.isfinite(item) for item in values):
         raise ValueError(f"fusion_weight must be a finite number or one for each prompt, got {value!r}.")
     if not isinstance(value, (list, tuple)):
         return float(value)

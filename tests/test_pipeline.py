@@ -98,6 +98,8 @@ def test_words_and_fusion_weight_are_heard(tiny, concept):
         assert all(not torch.allclose(first, second, atol=1e-3) for second in results[i + 1 :])
     each = generate(tiny, [PROMPT, PROMPT], concept=concept, fusion_weight=[0.2, 0.8])
     torch.testing.assert_close(each[:1], results[4], atol=2e-5, rtol=0)
+    for same in (np.float32(0.2), torch.tensor(0.2)):
+        torch.testing.assert_close(generate(tiny, concept=concept, fusion_weight=same), results[4])
 
 
 def test_a_concept_loaded_from_a_file_gives_the_same_picture(tiny, concept, tmp_path):
@@ -300,9 +302,11 @@ def no_work(tiny, monkeypatch):
         ({"prompt": "S* " + "x " * 40}, "too long by"),
         ({"prompt": "S*" + " x" * 28, "words": "all"}, "too long by"),
         ({"prompt": []}, "prompt must be a text"),
+        ({"prompt": [5]}, r"prompt must be a text or a list of texts .* got \[5\]"),
         ({"num_inference_steps": -1}, "num_inference_steps must be a whole number"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be a whole number"),
+        ({"guidance_scale": "5"}, "guidance_scale must be a finite number, got '5'"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, got nan"),
         ({"fusion_weight": float("nan")}, "fusion_weight must be a finite number"),
         ({"fusion_weight": [0.1, 0.2]}, "fusion_weight has 2 numbers"),
@@ -323,6 +327,11 @@ def test_wrong_calls_are_refused_before_any_work(tiny, concept, no_work, options
     options = {"prompt": PROMPT, **options, "concept": forms.get(options.get("concept"), concept)}
     with pytest.raises(ValueError, match=sentence):
         generate(tiny, **options)
+
+
+def test_an_argument_written_wrong_is_not_dropped_unseen(tiny, concept, no_work):
+    with pytest.raises(TypeError, match="unknown argument 'fusion_wieght'"):
+        generate(tiny, concept=concept, fusion_wieght=0.2)
 
 
 def test_negative_steps_are_refused_without_a_concept_too(tiny, no_work):
