@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_la
 from torch import Tensor
 
 from .adapter import WEIGHTS_NAME, EliteAdapter
+from .arguments import check_numbers, check_prompts, fusion_weights
 from .attention import Conditioning, check_processors, condition
 from .checkpoints import GLOBAL_NAME, load_official
 from .concept import Concept, assign_concepts
@@ -22,7 +21,7 @@ from .encoding import encode_pictures
 from .features import check_layers
 from .files import check_finite, find_file, read_json, write_json
 from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
-from .stock import StableDiffusionPipeline, TextualInversionLoaderMixin
+from .stock import StableDiffusionPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,30 +240,20 @@ class ElitePipeline(StableDiffusionPipeline):
             RuntimeError: when the adapter's attention processors were replaced.
         """
         given = _BASE_SIGNATURE.bind_partial(self, prompt, *args, **kwargs).arguments
-        _check_numbers(given)
+        check_numbers(given)
         if concept is None:
             return super().__call__(prompt, *args, **kwargs)
 
         adapter = self.adapter
         check_processors(self.unet)
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) for text in prompts):
-            raise ValueError(f"prompt must be a text or a list of texts when a concept is given, got {prompt!r}.")
-        if given.get("prompt_embeds") is not None:
-            raise ValueError("prompt must be a text or a list of texts when a concept is given (not prompt_embeds).")
-        unknown = set(given.get("kwargs", {})) - {"callback", "callback_steps"}  # the base class would drop them unseen
-        if unknown:
-            raise TypeError(f"unknown argument {min(unknown)!r}.")
-        if given.get("clip_skip") is not None:
-            raise ValueError("clip_skip cannot be used with a concept: its words are trained for the last text layer.")
+        prompts = check_prompts(prompt, given)
         chosen, marks = assign_concepts(prompts, concept, placeholder or adapter.config.placeholder or PLACEHOLDER)
         encoder_id = adapter.encoder_id(self.image_encoder)
         for item in {id(item): item for item in chosen}.values():
             item.check_encoder(encoder_id)
-        weight = _fusion_weight(fusion_weight, len(prompts))
+        weight = fusion_weights(fusion_weight, len(prompts))
         injected = select_words(torch.stack([item.words for item in chosen]), words)  # (B, n, d)
-        if isinstance(self, TextualInversionLoaderMixin):
-            prompts = self.maybe_convert_prompt(prompts, self.tokenizer)
+        prompts = self.maybe_convert_prompt(prompts, self.tokenizer)  # tokens of a textual inversion
         tokenized = tokenize(self.tokenizer, prompts, marks, num_words=injected.shape[1])
 
         with self._text_lora_scale(given.get("cross_attention_kwargs")):
@@ -323,26 +312,3 @@ def _load_adapter(source: str | Path, revision: str | None) -> EliteAdapter:
     raise unreachable or FileNotFoundError(
         f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}."
     )
-
-
-def _check_numbers(given: Mapping[str, Any]) -> None:
-    """Refuse what the base class would fail on late, or draw nothing but noise from."""
-    for name in ("num_inference_steps", "num_images_per_prompt"):
-        number = given.get(name)
-        if number is not None and (not isinstance(number, Integral) or number < 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}.")
-    guidance = given.get("guidance_scale", 1.0)
-    if not isinstance(guidance, Real) or not math.isfinite(guidance):
-        raise ValueError(f"guidance_scale must be a finite number, got {guidance!r}.")
-
-
-def _fusion_weight(value: float | Sequence[float] | Tensor, count: int) -> float | Tensor:
-    value = value.tolist() if hasattr(value, "tolist") else value  # of numpy or torch
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not all(isinstance(item, Real) and math.isfinite(item) for item in values):
-        raise ValueError(f"fusion_weight must be a finite number or one for each prompt, got {value!r}.")
-    if not isinstance(value, (list, tuple)):
-        return float(value)
-    if len(values) != count:
-        raise ValueError(f"fusion_weight has {len(values)} numbers, but there are {count} prompts.")
-    return torch.tensor(values, dtype=torch.float32)

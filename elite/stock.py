@@ -1,6 +1,6 @@
-"""Diffusers' Stable Diffusion classes, imported without the notices that torchvision is missing.
+"""Diffusers' Stable Diffusion pipeline, imported without the notices that torchvision is missing.
 
-Importing them makes transformers look for torchvision and print two lines when it is not there. Nothing here needs it.
+Importing it makes transformers look for torchvision and print two lines when it is not there. Nothing here needs it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ _verbosity = logging.get_verbosity()
 logging.set_verbosity_error()
 try:
     from diffusers import StableDiffusionPipeline
-    from diffusers.loaders import TextualInversionLoaderMixin
 finally:
     logging.set_verbosity(_verbosity)
 
-__all__ = ["StableDiffusionPipeline", "TextualInversionLoaderMixin"]
+__all__ = ["StableDiffusionPipeline"]
