@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,7 @@ def test_a_killed_download_continues(server, tmp_path):
     kept = part.stat().st_size
     assert 100_000 < kept < size
     server.requests.clear()
-    server.sent.clear()
+    server.sent = Counter()
     report = run(server, out)
     assert report.present == 12 and report.masks == 12
     assert not any(p.startswith("test/") for p in server.requests)

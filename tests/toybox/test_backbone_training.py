@@ -98,6 +98,8 @@ def test_the_noise_predictor_resumes_exactly(tmp_path: Path) -> None:
     state = {
         "means": torch.randn(4, 8, 16, 16, generator=generator).half(),
         "deviations": torch.full((4, 8, 16, 16), 0.1).half(),
+        "masks": torch.full((4, 16, 16), 128, dtype=torch.uint8),
+        "nouns": torch.tensor([-1, 2, 3]),
         "texts": torch.randn(3, 32, 128, generator=generator).half(),
         "captions": torch.tensor([[1, 2]] * 4),
         "factor": 0.5,
@@ -117,13 +119,16 @@ def test_an_empty_caption_replaces_one_in_ten(tmp_path: Path) -> None:
     state = {
         "means": torch.zeros(1, 8, 16, 16).half(),
         "deviations": torch.zeros(1, 8, 16, 16).half(),
+        "masks": torch.zeros(1, 16, 16, dtype=torch.uint8),
+        "nouns": torch.tensor([-1, 4]),
         "texts": torch.arange(2.0).view(2, 1, 1).expand(2, 32, 128).clone().half(),
         "captions": torch.tensor([[1]]),
         "factor": 1.0,
     }
     torch.save(state, tmp_path / "train.pt")
-    _, text = unet.CachedLatents(tmp_path / "train.pt").batch(2000, torch.Generator().manual_seed(0))
-    assert 0.08 < 1 - float(text[:, 0, 0].mean()) < 0.12
+    batch = unet.CachedLatents(tmp_path / "train.pt").batch(2000, torch.Generator().manual_seed(0))
+    assert 0.08 < 1 - float(batch.text[:, 0, 0].mean()) < 0.12
+    assert torch.equal(batch.nouns == 4, batch.text[:, 0, 0] == 1)  # the empty prompt names nothing
 
 
 def test_curves_are_json_lines_with_the_step(data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from elite.toybox.backbone_training.captions import captions_of
 from elite.toybox.backbone_training.clip import encode_captions
 from elite.toybox.backbone_training.fit import save_atomically
 from elite.toybox.backbone_training.pictures import PictureSet, to_float
+from elite.toybox.backbone_training.shapes import LATENT_SIZE
 
 
 @torch.no_grad()
@@ -38,6 +39,19 @@ def encode_texts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: l
         token_ids = encode_captions(tokenizer, texts[first : first + batch])
         features.append(text_encoder(token_ids).last_hidden_state.half())
     return torch.cat(features)
+
+
+def noun_positions(tokenizer: CLIPTokenizer, texts: list[str], nouns: set[str]) -> Tensor:
+    """Where the class is named in each text, (N,) long; -1 where none of ``nouns`` is a token of it."""
+    wanted = torch.tensor([tokenizer.convert_tokens_to_ids(f"{noun}</w>") for noun in sorted(nouns)])
+    found = torch.isin(encode_captions(tokenizer, texts), wanted)  # (N, 32)
+    return found.int().argmax(1).masked_fill(~found.any(1), -1)
+
+
+def small_masks(masks: np.ndarray) -> Tensor:
+    """Share of each latent cell that the subject covers, times 255: (N, 16, 16) uint8 of masks (N, 64, 64)."""
+    pixels = torch.from_numpy(np.ascontiguousarray(masks))
+    return pixels.unflatten(1, (LATENT_SIZE, -1)).unflatten(3, (LATENT_SIZE, -1)).float().mean((2, 4)).byte()
 
 
 def cache_latents(data: Path, weights: Path, out: Path) -> float:
@@ -64,7 +78,9 @@ def cache_latents(data: Path, weights: Path, out: Path) -> float:
         state = {
             "means": means,
             "deviations": deviations,
+            "masks": small_masks(pictures.masks),
             "texts": encode_texts(text_encoder, tokenizer, texts),
+            "nouns": noun_positions(tokenizer, texts, {facts["class_name"] for facts in pictures.facts}),
             "captions": torch.tensor(columns),
             "factor": factor,
         }

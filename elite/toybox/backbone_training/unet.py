@@ -1,22 +1,34 @@
-"""Trains the noise predictor on cached latents: Stable Diffusion's schedule, min-SNR weights, dropped captions."""
+"""Trains the noise predictor on cached latents: Stable Diffusion's schedule, min-SNR weights, dropped captions.
+
+Beside the noise, it learns to look at a subject through its noun (see `looking`).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from elite.toybox.backbone_training import options
 from elite.toybox.backbone_training.fit import Fit, FitSettings, run_processes
+from elite.toybox.backbone_training.looking import WEIGHT, looking_loss, watch
 from elite.toybox.backbone_training.shapes import build_unet, training_noise
 
 CAPTION_DROPOUT = 0.1
 SNR_LIMIT = 5.0
+
+
+class LatentBatch(NamedTuple):
+    """Scaled latents (B, 8, 16, 16), text features (B, 32, 128), the noun's position (B,), and masks (B, 16, 16)."""
+
+    latents: Tensor
+    text: Tensor
+    nouns: Tensor
+    masks: Tensor
 
 
 class CachedLatents:
@@ -24,7 +36,9 @@ class CachedLatents:
 
     Attributes:
         means, deviations: (N, 8, 16, 16) half.
+        masks: share of each cell that the subject covers, times 255: (N, 16, 16) uint8.
         texts: features of all different captions, (T, 32, 128) half; number 0 is the empty prompt.
+        nouns: where each caption names the class, (T,) long; -1 where it does not.
         captions: which captions each picture has, (N, C) long.
         factor: scales the latents to unit variance.
     """
@@ -32,20 +46,23 @@ class CachedLatents:
     def __init__(self, path: Path) -> None:
         state = torch.load(path, weights_only=True, mmap=True)
         self.means, self.deviations = state["means"], state["deviations"]
+        self.masks, self.nouns = state["masks"], state["nouns"]
         self.texts, self.captions, self.factor = state["texts"], state["captions"], state["factor"]
 
     def __len__(self) -> int:
         return len(self.means)
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Scaled latents (B, 8, 16, 16) and text features (B, 32, 128) of pictures drawn at random."""
+    def batch(self, size: int, generator: torch.Generator) -> LatentBatch:
+        """What a step needs of pictures drawn at random, some of them with the empty prompt."""
         chosen = torch.randint(len(self), (size,), generator=generator)
         noise = torch.randn(size, *self.means.shape[1:], generator=generator)
         latents = (self.means[chosen].float() + self.deviations[chosen].float() * noise) * self.factor
         column = torch.randint(self.captions.shape[1], (size,), generator=generator)
         number = self.captions[chosen, column]
         dropped = torch.rand(size, generator=generator) < CAPTION_DROPOUT
-        return latents, self.texts[number.masked_fill(dropped, 0)].float()
+        number = number.masked_fill(dropped, 0)
+        masks = self.masks[chosen].float() / 255
+        return LatentBatch(latents, self.texts[number].float(), self.nouns[number], masks)
 
 
 def snr_weights(alphas_cumprod: Tensor, limit: float = SNR_LIMIT) -> Tensor:
@@ -59,8 +76,9 @@ def train_unet(
 ) -> None:
     """Train on the latents of ``cached`` and write the averaged weights to ``out``/unet.
 
-    The loss is the weighted squared error of the predicted noise; ``validation`` in the curve is its plain mean over
-    fixed pictures, noises and timesteps.
+    The loss is the weighted squared error of the predicted noise, and the looking loss of every cross attention layer
+    (``looking`` in the curve); ``validation`` is the plain mean of the squared error over fixed pictures, noises and
+    timesteps.
     """
     torch.manual_seed(fit_settings.seed)
     train, validation = CachedLatents(cached / "train.pt"), CachedLatents(cached / "validation.pt")
@@ -68,23 +86,24 @@ def train_unet(
     if init_from is not None:
         unet = UNet2DConditionModel.from_pretrained(init_from, subfolder="unet", torch_dtype=torch.float32)
     unet = unet.to(memory_format=torch.channels_last)
-    unet.set_attn_processor(AttnProcessor())  # small maps: the fused kernel's backward pass is slower on CPUs
+    watched = watch(unet)
     schedule = training_noise()
     weights = snr_weights(schedule.alphas_cumprod)
 
-    def errors(source: CachedLatents, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        latents, text = source.batch(size, generator)
+    def errors(source: CachedLatents, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        latents, text, nouns, masks = source.batch(size, generator)
         noise = torch.randn(latents.shape, generator=generator)
         # One timestep from each of B equal parts of the schedule: every batch sees all noise levels.
         times = (torch.arange(size) + torch.rand(size, generator=generator)) * (len(weights) / size)
         times = times.long().clamp(max=len(weights) - 1)
         noisy = schedule.add_noise(latents, noise, times).contiguous(memory_format=torch.channels_last)
         predicted = unet(noisy, times, encoder_hidden_states=text, return_dict=False)[0]
-        return (predicted.float() - noise).square().mean((1, 2, 3)), weights[times]
+        looking = torch.stack([looking_loss(layer.scores, nouns, masks) for layer in watched]).mean()
+        return (predicted.float() - noise).square().mean((1, 2, 3)), weights[times], looking
 
     def step(index: int, generator: torch.Generator) -> dict[str, Tensor]:
-        error, weight = errors(train, batch, generator)
-        return {"loss": (error * weight).mean(), "error": error.mean()}
+        error, weight, looking = errors(train, batch, generator)
+        return {"loss": (error * weight).mean() + WEIGHT * looking, "error": error.mean(), "looking": looking}
 
     def evaluate() -> dict[str, float]:
         generator = torch.Generator().manual_seed(1)
