@@ -25,7 +25,7 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
         TypeError: when it is neither a path nor a picture.
         ValueError: when the file is no picture, is truncated, or has no pixels.
     """
-    image, name = _open(source)
+    image, name = _open(source, "image")
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
@@ -53,7 +53,7 @@ def read_mask(source: str | Path | Image.Image, size: tuple[int, int]) -> Image.
         FileNotFoundError: when there is no such file.
         ValueError: when it cannot be read, has another size than the picture, or marks nothing.
     """
-    image, name = _open(source)
+    image, name = _open(source, "mask")
     image = ImageOps.exif_transpose(image)
     if image.size != tuple(size):
         raise ValueError(
@@ -82,19 +82,19 @@ def apply_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
     return Image.composite(image, Image.new("RGB", image.size), mask)
 
 
-def _open(source: str | Path | Image.Image) -> tuple[Image.Image, str]:
-    """A loaded picture and what to call it."""
+def _open(source: str | Path | Image.Image, argument: str) -> tuple[Image.Image, str]:
+    """The loaded picture of an argument, and what to call it."""
     if isinstance(source, Image.Image):
         image, name = source, "picture"
         if 0 in image.size:
             raise ValueError(f"{name} has no pixels: it is {image.width} × {image.height}.")
     else:
         if not isinstance(source, str | PathLike):
-            raise TypeError(f"a picture or mask must be a path or a PIL image, got {type(source).__name__}.")
+            raise TypeError(f"{argument} must be a path or a PIL image, got {type(source).__name__}.")
         path = Path(source)
         name = str(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no picture at {name}.")
+            raise FileNotFoundError(f"{argument} {name} does not exist; give the path of a PNG or JPEG file.")
         if path.stat().st_size == 0:
             raise ValueError(f"{name} has no pixels: the file is empty.")
         try:

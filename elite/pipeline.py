@@ -20,6 +20,7 @@ from .concept import Concept, assign_concepts
 from .encoding import encode_pictures
 from .features import check_layers
 from .files import check_finite, find_file, read_json, write_json
+from .fingerprint import fingerprint
 from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
 from .stock import StableDiffusionPipeline
 
@@ -85,6 +86,12 @@ class ElitePipeline(StableDiffusionPipeline):
         ):
             if mine != theirs:
                 raise ValueError(f"the adapter reads an {what} of width {theirs}, this pipeline's has {mine}.")
+        here = fingerprint([self.image_encoder]) if config.image_encoder else ""
+        if here and here != config.image_encoder:  # weights that are offloaded one by one have none
+            raise ValueError(
+                "the adapter was trained with another image_encoder of the same shape: its words would mean nothing "
+                f"here (it was made for {config.image_encoder}, this pipeline's is {here})."
+            )
         if self._adapter is not None:
             self._adapter.detach()
         adapter.attach(self.unet)

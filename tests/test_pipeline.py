@@ -20,10 +20,11 @@ from elite.adapter import EliteAdapter
 from elite.attention import Conditioning, check_processors, remove_processors
 from elite.checkpoints import save_official
 from elite.concept import Concept
+from elite.fingerprint import fingerprint
 from elite.pipeline import ElitePipeline
 from elite.prompts import encode_prompts, select_words, tokenize
 from elite.sampling import SCHEDULE, sample_lms
-from tests.helpers import WIDTH, draw, half_mask, picture
+from tests.helpers import WIDTH, draw, half_mask, picture, tiny_image_encoder
 
 PROMPT = "a photo of a S* on the beach"
 
@@ -365,7 +366,12 @@ def test_masks_that_leave_no_patch_are_refused(tiny):
 
 
 def test_an_adapter_of_another_model_is_refused(tiny, fresh):
-    for change, sentence in (({"input_dim": 21}, "image encoder of width 21"), ({"layers": (9,)}, "layers holds 9")):
+    other = {"image_encoder": fingerprint([tiny_image_encoder()])}  # of the same shape, with other weights
+    for change, sentence in (
+        ({"input_dim": 21}, "image encoder of width 21"),
+        ({"layers": (9,)}, "layers holds 9"),
+        (other, "trained with another image_encoder"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             fresh.attach_adapter(EliteAdapter(replace(tiny.adapter.config, hidden_dim=8, **change)))
     check_processors(fresh.unet)

@@ -80,6 +80,12 @@ def renderings(subject: Subject, count: int, key: str) -> list[Picture]:
     return [render(subject, scene=scene, seed=draw.randrange(2**31)) for scene in draw.sample(SCENES, count)]
 
 
+def given_picture(subject: Subject, key: str) -> Picture:
+    """The picture that a subject is encoded from: it fills the frame, as the mappers saw their objects in training."""
+    draw = random.Random(f"concept report:input:{key}")
+    return render(subject, scene=draw.choice(SCENES), seed=draw.randrange(2**31), close_up=True)
+
+
 @torch.no_grad()
 def identity_scale(encoder: Callable[[Tensor], Tensor], subjects: Sequence[Subject], seed: int) -> IdentityScale:
     """The scale for ``subjects``, its ends measured on `RENDERINGS` pictures each."""
@@ -138,7 +144,7 @@ def concept_report(
 ) -> dict[str, float]:
     """Measure an adapter on the held-out subjects, and save sheets to look at.
 
-    Each subject's concept is encoded from one rendering and its mask.
+    Each subject's concept is encoded from one close-up and its mask.
 
     Args:
         pipeline: the toybox with its adapter.
@@ -165,7 +171,7 @@ def concept_report(
     if not subjects:
         raise ValueError("judge knows no class of the held-out subjects; use one trained on the toybox world.")
     scale = identity_scale(encoder, subjects, seed)
-    inputs = [renderings(subject, 1, f"input:{seed}:{row}")[0] for row, subject in enumerate(subjects)]
+    inputs = [given_picture(subject, f"{seed}:{row}") for row, subject in enumerate(subjects)]
     concepts = pipeline.encode_concepts([p.image for p in inputs], [p.mask for p in inputs])
 
     rows = [row for row in range(len(subjects)) for _ in range(PHOTOS)]

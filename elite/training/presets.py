@@ -24,6 +24,7 @@ _TOYBOX = {
     "model": "toybox",
     "data": "data/toybox",
     "hidden_dim": 256,
+    "crop": "square",  # proportions tell the toybox's subjects apart
     "output_scale": 0.07,  # the root mean square of the token embeddings of common words of the toybox
     "learning_rate": 5e-4,
     "lr_schedule": "cosine",

@@ -29,8 +29,8 @@ class Memory:
 
     known: dict[bytes, tuple[Subject, str]] = field(default_factory=dict)
 
-    def render(self, subject: Subject, scene: str, seed: int = 0):
-        picture = render(subject, scene=scene, seed=seed)
+    def render(self, subject: Subject, scene: str, seed: int = 0, close_up: bool = False):
+        picture = render(subject, scene=scene, seed=seed, close_up=close_up)
         self.known[picture.image.tobytes()] = subject, scene
         return picture
 

@@ -110,7 +110,7 @@ def test_an_adapter_of_another_encoder_is_refused_and_the_folder_stays(folder: P
     adapter = fresh_adapter(folder, hidden_dim=8)
     before = (folder / "SHA256SUMS").read_bytes()
     adapter.config = replace(adapter.config, image_encoder="0" * 16)
-    with pytest.raises(ValueError, match="another image encoder"):
+    with pytest.raises(ValueError, match="another image_encoder"):
         bundle.update_adapter(folder, adapter)
     adapter.config = replace(adapter.config, image_encoder="")
     with torch.no_grad():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SHARE = 0.5  # of the attention that the noun should get on its subject: the rest is left to the other words
-WEIGHT = 0.03  # of this loss beside the squared error of the noise
+WEIGHT = 0.1  # of this loss beside the squared error of the noise
 
 
 class WatchedAttnProcessor:
