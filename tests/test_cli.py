@@ -112,7 +112,7 @@ def test_converting_there_and_back_keeps_every_bit(model, tmp_path):
         ({"prompt": "a dog"}, "placeholder"),
         ({"prompt": "a S* and a S*"}, "2 times"),
         ({"prompt": "a S* " + "photo " * 40}, "too long"),
-        ({"image": "nothing.png"}, "image nothing.png does not exist"),
+        ({"image": "nothing.png"}, "nothing.png does not exist"),
         ({"image": ""}, "--image or --concept"),
         ({"more": ["--mask", "small.png"]}, "20 × 16"),
         ({"more": ["--mask", "black.png"]}, "empty"),
