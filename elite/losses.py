@@ -24,7 +24,25 @@ def _check(noise_pred: Tensor, noise: Tensor) -> None:
         )
 
 
-def diffusion_loss(noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
+def min_snr_weights(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float) -> Tensor:
+    """Weight of each sample's squared error of the noise: min(SNR, γ) / SNR (Hang et al. 2023).
+
+    Args:
+        alphas_cumprod: of the noise schedule, (T,), in (0, 1).
+        timesteps: (B,), long, in [0, T).
+        gamma: γ > 0, the signal-to-noise ratio from which on less noise means less weight.
+
+    Returns:
+        (B,) in (0, 1], float32.
+    """
+    kept = alphas_cumprod.to(timesteps.device, torch.float32)[timesteps]
+    snr = kept / (1 - kept)
+    return snr.clamp(max=gamma) / snr
+
+
+def diffusion_loss(
+    noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None, sample_weights: Tensor | None = None
+) -> Tensor:
     """Mean squared error of the predicted noise (Eq. 1).
 
     Args:
@@ -32,6 +50,7 @@ def diffusion_loss(noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None
         noise: target, same shape.
         mask: (B, 1, h, w) in [0, 1], 1 where the picture is. With it the squared error is summed over channels and
             averaged over the masked positions of each sample, then over samples: C times a per-element mean.
+        sample_weights: (B,), factors of the samples' errors, such as `min_snr_weights`; all 1 when left out.
 
     Returns:
         A scalar, computed in float32, or in the prediction's type where that is wider.
@@ -41,6 +60,10 @@ def diffusion_loss(noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None
     """
     _check(noise_pred, noise)
     squared = (_exact(noise_pred) - _exact(noise)).square()  # (B, C, h, w)
+    if sample_weights is not None:
+        if sample_weights.shape != noise.shape[:1]:
+            raise ValueError(f"sample_weights must be ({noise.shape[0]},), got {tuple(sample_weights.shape)}.")
+        squared = squared * sample_weights.to(squared).view(-1, 1, 1, 1)
     if mask is None:
         return squared.mean()
     if mask.shape != (noise.shape[0], 1, *noise.shape[2:]):
@@ -52,7 +75,13 @@ def diffusion_loss(noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None
     return ((squared * mask).sum(dim=(1, 2, 3)) / covered).mean()
 
 
-def global_loss(noise_pred: Tensor, noise: Tensor, words: Tensor, weight: float = GLOBAL_WEIGHT) -> Tensor:
+def global_loss(
+    noise_pred: Tensor,
+    noise: Tensor,
+    words: Tensor,
+    weight: float = GLOBAL_WEIGHT,
+    sample_weights: Tensor | None = None,
+) -> Tensor:
     """Loss of the global stage (Eq. 4): Eq. 1 plus the mean absolute value of the words.
 
     Args:
@@ -60,6 +89,7 @@ def global_loss(noise_pred: Tensor, noise: Tensor, words: Tensor, weight: float 
         noise: target, same shape.
         words: (B, N, d), as injected in the prompts.
         weight: λ_global.
+        sample_weights: see `diffusion_loss`.
 
     Returns:
         A scalar.
@@ -67,7 +97,8 @@ def global_loss(noise_pred: Tensor, noise: Tensor, words: Tensor, weight: float 
     Raises:
         ValueError: for shapes that do not fit.
     """
-    return diffusion_loss(noise_pred, noise) + weight * _exact(words).abs().mean()
+    error = diffusion_loss(noise_pred, noise, sample_weights=sample_weights)
+    return error + weight * _exact(words).abs().mean()
 
 
 def local_loss(
@@ -76,6 +107,7 @@ def local_loss(
     mask: Tensor,
     values_local: Sequence[Tensor],
     weight: float = LOCAL_WEIGHT,
+    sample_weights: Tensor | None = None,
 ) -> Tensor:
     """Loss of the local stage (Eq. 7): Eq. 1 where the picture is, plus the mean absolute local value.
 
@@ -85,6 +117,7 @@ def local_loss(
         mask: (B, 1, h, w) in [0, 1], 1 where the picture is.
         values_local: V^l of every layer, each (B, p², inner); zeroed background patches count.
         weight: λ_local.
+        sample_weights: see `diffusion_loss`.
 
     Returns:
         A scalar.
@@ -95,4 +128,4 @@ def local_loss(
     if not values_local:
         raise ValueError("values_local is empty: give V^l of every layer, as attention.local_values returns them.")
     penalty = torch.stack([_exact(value).abs().mean() for value in values_local]).mean()
-    return diffusion_loss(noise_pred, noise, mask) + weight * penalty
+    return diffusion_loss(noise_pred, noise, mask, sample_weights) + weight * penalty

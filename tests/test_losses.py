@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elite.losses import diffusion_loss, global_loss, local_loss
+from elite.losses import diffusion_loss, global_loss, local_loss, min_snr_weights
 from tests.helpers import draw
 
 NOISE, PREDICTION = draw(2, 4, 3, 3, seed=1), draw(2, 4, 3, 3, seed=2)
@@ -45,7 +45,34 @@ def test_local_loss_averages_layers_whatever_their_width():
     torch.testing.assert_close(local_loss(PREDICTION, NOISE, mask, values), expected)
 
 
+def test_weights_of_samples_scale_their_errors():
+    weights, mask = torch.tensor([0.25, 2.0]), torch.ones(2, 1, 3, 3)
+    one, other = (diffusion_loss(PREDICTION[i : i + 1], NOISE[i : i + 1]) for i in range(2))
+    expected = (0.25 * one + 2 * other) / 2
+    torch.testing.assert_close(diffusion_loss(PREDICTION, NOISE, sample_weights=weights), expected)
+    torch.testing.assert_close(diffusion_loss(PREDICTION, NOISE, mask, weights), 4 * expected)
+    words, values = draw(2, 5, 6), [draw(2, 4, 8)]
+    penalty = 0.01 * words.abs().mean()
+    torch.testing.assert_close(global_loss(PREDICTION, NOISE, words, sample_weights=weights), expected + penalty)
+    penalty = 1e-4 * values[0].abs().mean()
+    found = local_loss(PREDICTION, NOISE, mask, values, sample_weights=weights)
+    torch.testing.assert_close(found, 4 * expected + penalty)
+
+
+def test_min_snr_weights_agree_with_the_librarys_signal_to_noise_ratio():
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+
+    schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    times = torch.arange(0, 1000, 37)
+    snr = compute_snr(schedule, times)
+    expected = torch.stack([snr, torch.full_like(snr, 0.5)], dim=1).min(dim=1).values / snr
+    torch.testing.assert_close(min_snr_weights(schedule.alphas_cumprod, times, 0.5), expected)
+
+
 def test_what_cannot_be_averaged_is_refused():
+    with pytest.raises(ValueError, match="sample_weights must be"):
+        diffusion_loss(PREDICTION, NOISE, sample_weights=torch.ones(3))
     with pytest.raises(ValueError, match="must both be"):
         diffusion_loss(PREDICTION, NOISE[:1])
     with pytest.raises(ValueError, match="mask must be"):

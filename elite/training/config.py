@@ -32,6 +32,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "fusion_weight": real(0),
         "reweighting": flag(),
         "batchwide_maximum": flag(),
+        "snr_gamma": optional(real(0, strict=True)),
         "crop": one_of("stretch", "square"),
         "augment": flag(),
         "templates": optional(several(text())),
@@ -94,6 +95,8 @@ class TrainingConfig:
         fusion_weight: λ of Eq. 6 in the local stage.
         reweighting: whether Eq. 8 is in force in the local stage.
         batchwide_maximum: the authors' maximum over the batch in Eq. 8.
+        snr_gamma: γ of min-SNR weights: where there is less noise than that, a sample weighs less, as most of its error
+            is nobody's to foresee. Uniform weights when left out, as in the paper (Eq. 1).
         crop, augment, templates, max_broken: see `elite.data.samples.SampleSettings`.
         min_area, max_area: of a box, as shares of the picture (global stage).
         min_side, min_aspect: of a mask, see `elite.data.index.select_masks` (local stage).
@@ -142,6 +145,7 @@ class TrainingConfig:
     fusion_weight: float = 1.0
     reweighting: bool = True
     batchwide_maximum: bool = False
+    snr_gamma: float | None = None
     crop: str = "stretch"
     augment: bool = True
     templates: tuple[str, ...] | None = None
@@ -205,7 +209,7 @@ class TrainingConfig:
 
     def stage_options(self) -> dict[str, Any]:
         """Arguments of `steps.StageModule`, apart from the pipeline and the stage."""
-        names = ("regularizer_weight", "words", "fusion_weight", "reweighting", "batchwide_maximum")
+        names = ("regularizer_weight", "words", "fusion_weight", "reweighting", "batchwide_maximum", "snr_gamma")
         return {name: getattr(self, name) for name in (*names, "gradient_checkpointing")}
 
     def sample_options(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _TOYBOX = {
     "hidden_dim": 256,
     "crop": "square",  # proportions tell the toybox's subjects apart
     "output_scale": 0.07,  # the root mean square of the token embeddings of common words of the toybox
-    "learning_rate": 5e-4,
+    "learning_rate": 2e-3,
     "lr_schedule": "cosine",
     "warmup": 100,
     "batch_size": 48,
@@ -49,9 +49,15 @@ PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
             learning_rate=1e-5,
             **_SD14,
         ),
-        "toybox-global": TrainingConfig("global", output="runs/toybox-global", steps=6000, **_TOYBOX),
+        "toybox-global": TrainingConfig("global", output="runs/toybox-global", steps=1250, **_TOYBOX),
         "toybox-local": TrainingConfig(
-            "local", adapter="runs/toybox-global", output="runs/toybox-local", steps=4000, **_TOYBOX
+            "local",
+            adapter="runs/toybox-global",
+            output="runs/toybox-local",
+            steps=2100,
+            snr_gamma=0.1,  # a toy's colours show through light noise: what they are can be learned under much of it
+            augment=False,  # a few ten thousand samples are too few to learn from moved and turned references
+            **_TOYBOX,
         ),
     }
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from elite.attention import Conditioning, check_processors, condition, local_values
 from elite.features import clip_features, patch_grid, patch_mask
-from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, global_loss, local_loss
+from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, global_loss, local_loss, min_snr_weights
 from elite.prompts import encode_prompts, select_words, tokenize
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class StageModule(nn.Module):
         reweighting: whether Eq. 8 is in force in the local stage.
         batchwide_maximum: the authors' maximum over the batch in Eq. 8 instead of one for each sample.
         mask_mode: how the object's mask comes to the patch grid, see `features.patch_mask`.
+        snr_gamma: γ of `losses.min_snr_weights`; all timesteps weigh the same when left out, as in the paper.
         gradient_checkpointing: compute the UNet's activations again in the backward pass instead of keeping them.
         frozen_dtype: type of the frozen weights, such as ``torch.bfloat16``; they keep theirs when left out. The
             trained ones become float32, unless they are wider.
@@ -55,6 +56,7 @@ class StageModule(nn.Module):
         reweighting: bool = True,
         batchwide_maximum: bool = False,
         mask_mode: str = "nearest",
+        snr_gamma: float | None = None,
         gradient_checkpointing: bool = False,
         frozen_dtype: torch.dtype | None = None,
     ) -> None:
@@ -79,7 +81,7 @@ class StageModule(nn.Module):
             "reweighting": reweighting,
             "batchwide_maximum": batchwide_maximum,
         }
-        self.mask_mode = mask_mode
+        self.mask_mode, self.snr_gamma = mask_mode, snr_gamma
         self._schedule = _noise_schedule(pipeline.scheduler)
         self._freeze(frozen_dtype)
         if gradient_checkpointing:
@@ -190,7 +192,7 @@ class StageModule(nn.Module):
         text, word_index = self._text(batch["prompt"], words)
         with condition(self.unet, Conditioning(None, word_index)):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
-        loss = global_loss(prediction, noise, words, self.regularizer_weight)
+        loss = global_loss(prediction, noise, words, self.regularizer_weight, self._sample_weights(timesteps))
         return loss, words.detach().float().abs().mean()
 
     def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,8 +204,15 @@ class StageModule(nn.Module):
         with condition(self.unet, Conditioning(patches, word_index, **self.fusion)):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
             values = local_values(self.unet)
-        loss = local_loss(prediction, noise, batch["loss_mask"].to(noise.device), values, self.regularizer_weight)
+        counted = batch["loss_mask"].to(noise.device)
+        weights = self._sample_weights(timesteps)
+        loss = local_loss(prediction, noise, counted, values, self.regularizer_weight, weights)
         return loss, torch.stack([value.detach().float().abs().mean() for value in values]).mean()
+
+    def _sample_weights(self, timesteps: Tensor) -> Tensor | None:
+        if self.snr_gamma is None:
+            return None
+        return min_snr_weights(self._schedule.alphas_cumprod, timesteps, self.snr_gamma)
 
     def _words_and_object_features(self, batch: Mapping) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Words (B, N, d) from the picture's crop, features from the masked one; one call of CLIP for both."""

@@ -33,7 +33,7 @@ def test_presets_have_the_papers_rates():
     first, second = PRESETS["sd14-global"], PRESETS["sd14-local"]
     assert first.peak_learning_rate == pytest.approx(16e-6)
     assert second.peak_learning_rate == pytest.approx(8e-5)
-    assert PRESETS["toybox-global"].peak_learning_rate == 5e-4
+    assert PRESETS["toybox-global"].peak_learning_rate == 2e-3
     for config in (first, second):
         assert config.stage_options() == {
             "regularizer_weight": None,
@@ -41,6 +41,7 @@ def test_presets_have_the_papers_rates():
             "fusion_weight": 1.0,
             "reweighting": True,
             "batchwide_maximum": False,
+            "snr_gamma": None,
             "gradient_checkpointing": False,
         }
 

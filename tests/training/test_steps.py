@@ -175,6 +175,21 @@ def test_the_authors_maximum_couples_the_samples_of_a_batch(fresh):
     torch.testing.assert_close(module(one, *draws)["loss"], own(one, *draws)["loss"])
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_min_snr_weights_scale_each_samples_own_error(fresh, stage):
+    weighted, plain, batch = StageModule(fresh, stage, snr_gamma=0.3), StageModule(fresh, stage), make_batch()
+    draws = drawn(plain)
+    kept = fresh.scheduler.alphas_cumprod[draws[1]]
+    snr = kept / (1 - kept)
+    assert snr.max() > 0.3  # so that some weight is below 1
+    expected = 0.0
+    for row in range(3):
+        one = {key: value[row : row + 1] for key, value in batch.items()}
+        error = plain(one, *(d[row : row + 1] for d in draws))["diffusion"]
+        expected += error * min(1.0, 0.3 / snr[row].item()) / 3
+    torch.testing.assert_close(weighted(batch, *draws)["diffusion"], expected)
+
+
 def test_frozen_parts_stay_in_evaluation_mode(fresh):
     module = StageModule(fresh, "global").train()
     assert not any(part.training for part in module.modules())
