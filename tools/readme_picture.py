@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = load_pipeline("toybox")
     pipe.set_progress_bar_config(disable=True)
     subjects = [next(one for one in EVALUATION_SUBJECTS if one.class_name == name) for name in CLASSES]
-    photos = [render(subject, scene="on top of a wooden floor", seed=number) for number, subject in enumerate(subjects)]
+    floor = "on top of a wooden floor"
+    photos = [render(each, scene=floor, seed=number, close_up=True) for number, each in enumerate(subjects)]
     concepts = pipe.encode_concepts([photo.image for photo in photos], [photo.mask for photo in photos])
     columns = [[photo.image for photo in photos]]
     for prompt, weight in PROMPTS.items():
