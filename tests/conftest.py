@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+import hypothesis
 import pytest
 import torch
 
 from tests.helpers import draw, half_mask, picture, tiny_pipeline
 
 torch.set_num_threads(1)
+
+# The same examples in every run; HYPOTHESIS_PROFILE=default looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(scope="session")

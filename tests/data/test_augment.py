@@ -152,8 +152,13 @@ def test_object_and_mask_move_together(seed):
     change = draw_object_change(np.random.default_rng(seed), 64)
     picture, moved = change_object(mask.convert("RGB"), mask, change)
     shown, array = np.asarray(picture)[..., 0].astype(int), np.asarray(moved)
-    flat = ndimage.maximum_filter(array, 5) == ndimage.minimum_filter(array, 5)
-    assert flat.sum() > 3000
+    # Beyond the rim of the picture there may be either, so that an edge that was moved onto it counts as an edge.
+    highest, lowest = (
+        one(array, 5, mode="constant", cval=outside)
+        for one, outside in ((ndimage.maximum_filter, 255), (ndimage.minimum_filter, 0))
+    )
+    flat = highest == lowest
+    assert flat.sum() > 2500
     assert np.abs(shown - array)[flat].max() <= 30
     assert set(np.unique(moved)) <= {0, 255}
 
