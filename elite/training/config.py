@@ -33,6 +33,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "reweighting": flag(),
         "batchwide_maximum": flag(),
         "snr_gamma": optional(real(0, strict=True)),
+        "timesteps": one_of("uniform", "weighted"),
         "crop": one_of("stretch", "square"),
         "augment": flag(),
         "templates": optional(several(text())),
@@ -49,6 +50,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "gradient_accumulation_steps": whole(1),
         "learning_rate": real(0, strict=True),
         "scale_learning_rate": flag(),
+        "attention_lr_scale": real(0),
         "lr_schedule": one_of("constant", "cosine"),
         "warmup": whole(0),
         "weight_decay": real(0),
@@ -97,6 +99,8 @@ class TrainingConfig:
         batchwide_maximum: the authors' maximum over the batch in Eq. 8.
         snr_gamma: γ of min-SNR weights: where there is less noise than that, a sample weighs less, as most of its error
             is nobody's to foresee. Uniform weights when left out, as in the paper (Eq. 1).
+        timesteps: "uniform" draws all alike; "weighted" draws each as often as ``snr_gamma`` weighs it and lets all
+            samples weigh the same: the same loss on average, with no work spent on samples that hardly count.
         crop, augment, templates, max_broken: see `elite.data.samples.SampleSettings`.
         min_area, max_area: of a box, as shares of the picture (global stage).
         min_side, min_aspect: of a mask, see `elite.data.index.select_masks` (local stage).
@@ -109,6 +113,8 @@ class TrainingConfig:
         gradient_accumulation_steps: pieces a batch is worked off in, to need less memory; the result is the same.
         learning_rate: of AdamW.
         scale_learning_rate: multiply it by ``batch_size``, as the authors do; see ``peak_learning_rate``.
+        attention_lr_scale: factor on the rate of the keys and values, which begin as copies of trained ones, while the
+            mappers begin from random weights; 1 in the paper.
         lr_schedule: "constant", or "cosine" down to zero at the last step.
         warmup: steps of linear warm-up.
         weight_decay, betas: of AdamW.
@@ -146,6 +152,7 @@ class TrainingConfig:
     reweighting: bool = True
     batchwide_maximum: bool = False
     snr_gamma: float | None = None
+    timesteps: str = "uniform"
     crop: str = "stretch"
     augment: bool = True
     templates: tuple[str, ...] | None = None
@@ -162,6 +169,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-6
     scale_learning_rate: bool = False
+    attention_lr_scale: float = 1.0
     lr_schedule: str = "constant"
     warmup: int = 0
     weight_decay: float = 0.01
@@ -191,6 +199,8 @@ class TrainingConfig:
             )
         if self.warmup > self.steps:
             raise ValueError(f"warmup must be at most steps ({self.steps}), got {self.warmup}.")
+        if self.timesteps == "weighted" and self.snr_gamma is None:
+            raise ValueError('timesteps can only be "weighted" with snr_gamma, which says how; give it a number.')
         if self.min_area >= self.max_area:
             raise ValueError(f"min_area must be below max_area ({self.max_area}), got {self.min_area}.")
         for template in self.templates or ():

@@ -43,6 +43,28 @@ def noise_and_timesteps(
     return torch.stack(noise), torch.tensor(timesteps)
 
 
+def weighted_timesteps(timesteps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn uniform draws of timesteps into draws that are as frequent as the timesteps' weights.
+
+    The t-th of T equal parts of [0, 1) becomes the timestep in whose share of the weights its middle falls, so a loss
+    averages as it would with uniform timesteps and ``weights``, but no sample is drawn that hardly counts.
+
+    Args:
+        timesteps: uniform draws (B,), long, in 0 to T - 1.
+        weights: of the timesteps, (T,), not negative, not all zero.
+
+    Returns:
+        timesteps (B,), long; and what a sample weighs now, (B,): the mean weight, for all the same.
+
+    >>> weighted_timesteps(torch.tensor([0, 1, 2, 3]), torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    (tensor([2, 2, 3, 3]), tensor([0.5000, 0.5000, 0.5000, 0.5000]))
+    """
+    cumulated = weights.double().cumsum(0) / weights.double().sum()
+    middles = (timesteps.double() + 0.5) / len(weights)
+    found = torch.searchsorted(cumulated, middles).clamp(max=len(weights) - 1)
+    return found, weights.mean().expand(len(found))
+
+
 def posterior_noise(rows: Sequence[int] | Tensor, step: int, seed: int, shape: Sequence[int]) -> Tensor:
     """Standard normal values that turn the autoencoder's moments into latents; arguments as `noise_and_timesteps`.
 

@@ -25,7 +25,7 @@ from elite.training import checkpoint as files
 from elite.training.attention import training_attention
 from elite.training.caching import StageCache
 from elite.training.config import TrainingConfig
-from elite.training.draws import noise_and_timesteps, posterior_noise
+from elite.training.draws import noise_and_timesteps, posterior_noise, weighted_timesteps
 from elite.training.setting_up import Data, load_model, make_accelerator, settled, stage_data
 from elite.training.steps import StageModule
 from elite.training.validation import Validation
@@ -155,7 +155,7 @@ class Run:
         self.stage = StageModule(pipeline, config.stage, frozen_dtype=half, **config.stage_options())
         self.trained = self.stage.trained()
         optimizer = torch.optim.AdamW(
-            self.trained.values(), config.peak_learning_rate, config.betas, weight_decay=config.weight_decay
+            _groups(self.trained, config), config.peak_learning_rate, config.betas, weight_decay=config.weight_decay
         )
         self.module, self.optimizer = accelerator.prepare(self.stage, optimizer)
         self.trained = self.stage.trained()  # prepare may have moved them
@@ -239,7 +239,7 @@ class Run:
         skipped = (batch.pop("skipped") > 0).sum().to(accelerator.device)
         self.skipped += int(accelerator.reduce(skipped, "sum"))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, config)
+            group["lr"] = learning_rate_at(self.step, config) * group["lr_scale"]
         pieces = _pieces(batch, config.gradient_accumulation_steps)
         totals: dict[str, Tensor] = {}
         for number, piece in enumerate(pieces):
@@ -265,6 +265,9 @@ class Run:
         rows, seed, shape = batch["index"], self.config.seed, self.stage.latent_shape
         noise, timesteps = noise_and_timesteps(rows, self.step, seed, shape, self.stage.num_train_timesteps)
         posterior = posterior_noise(rows, self.step, seed, shape)
+        if self.config.timesteps == "weighted":
+            timesteps, weights = weighted_timesteps(timesteps, self.stage.timestep_weights)
+            batch = {**batch, "sample_weights": weights}
         if self.cache is not None:
             batch = self.cache.extend(batch, posterior)
         return self.module(batch, noise, timesteps, posterior)
@@ -356,6 +359,13 @@ def _pieces(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """A collated batch in ``count`` equal parts."""
     size = len(batch["index"]) // count
     return [{key: value[n * size : (n + 1) * size] for key, value in batch.items()} for n in range(count)]
+
+
+def _groups(trained: dict[str, torch.nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
+    """The mappers' weights, and the keys and values with a rate of their own."""
+    mappers = [parameter for name, parameter in trained.items() if not name.startswith("processors.")]
+    attention = [parameter for name, parameter in trained.items() if name.startswith("processors.")]
+    return [{"params": mappers, "lr_scale": 1.0}, {"params": attention, "lr_scale": config.attention_lr_scale}]
 
 
 def _bare(optimizer: Any) -> torch.optim.Optimizer:

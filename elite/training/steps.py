@@ -167,7 +167,8 @@ class StageModule(nn.Module):
         Args:
             batch: what `elite.data.samples.collate` makes of the stage's samples. These keys spare their source:
                 "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) a layer, for
-                "pixel_values_clip"; in the local stage also "words" (B, N, d), as the frozen M^g gives them.
+                "pixel_values_clip"; in the local stage also "words" (B, N, d), as the frozen M^g gives them;
+                "sample_weights" (B,), in place of those of ``snr_gamma``.
             noise: ε of Eq. 1, (B, C, h, w).
             timesteps: t of Eq. 1, (B,), long.
             posterior_noise: see `latents`.
@@ -192,7 +193,7 @@ class StageModule(nn.Module):
         text, word_index = self._text(batch["prompt"], words)
         with condition(self.unet, Conditioning(None, word_index)):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
-        loss = global_loss(prediction, noise, words, self.regularizer_weight, self._sample_weights(timesteps))
+        loss = global_loss(prediction, noise, words, self.regularizer_weight, self._sample_weights(batch, timesteps))
         return loss, words.detach().float().abs().mean()
 
     def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,14 +206,22 @@ class StageModule(nn.Module):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
             values = local_values(self.unet)
         counted = batch["loss_mask"].to(noise.device)
-        weights = self._sample_weights(timesteps)
+        weights = self._sample_weights(batch, timesteps)
         loss = local_loss(prediction, noise, counted, values, self.regularizer_weight, weights)
         return loss, torch.stack([value.detach().float().abs().mean() for value in values]).mean()
 
-    def _sample_weights(self, timesteps: Tensor) -> Tensor | None:
+    def _sample_weights(self, batch: Mapping, timesteps: Tensor) -> Tensor | None:
+        if "sample_weights" in batch:
+            return batch["sample_weights"].to(timesteps.device)
+        return None if self.snr_gamma is None else self.timestep_weights.to(timesteps.device)[timesteps]
+
+    @property
+    def timestep_weights(self) -> Tensor:
+        """What ``snr_gamma`` has the samples of each timestep weigh, (T,); all 1 without it."""
+        every = torch.arange(self.num_train_timesteps)
         if self.snr_gamma is None:
-            return None
-        return min_snr_weights(self._schedule.alphas_cumprod, timesteps, self.snr_gamma)
+            return torch.ones(len(every))
+        return min_snr_weights(self._schedule.alphas_cumprod, every, self.snr_gamma)
 
     def _words_and_object_features(self, batch: Mapping) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Words (B, N, d) from the picture's crop, features from the masked one; one call of CLIP for both."""

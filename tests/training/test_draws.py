@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elite.training.draws import noise_and_timesteps, posterior_noise
+from elite.training.draws import noise_and_timesteps, posterior_noise, weighted_timesteps
 
 SHAPE = (4, 8, 8)
 
@@ -47,3 +47,22 @@ def test_timesteps_are_uniform_over_the_schedule():
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match="rows"):
         noise_and_timesteps(*arguments, SHAPE)
+
+
+def test_weighted_timesteps_average_as_uniform_ones_with_weights():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.linspace(0, 1, 1000) ** 3  # most timesteps hardly count
+    error = torch.rand(40, generator=generator).repeat_interleave(25)  # some function of the timestep
+    every = torch.arange(1000)
+    chosen, weight = weighted_timesteps(every, weights)
+    assert chosen.min() > 100  # nothing is drawn that weighs 0.001
+    torch.testing.assert_close((weight * error[chosen]).mean(), (weights * error).mean(), rtol=5e-3, atol=0)
+    counts = torch.bincount(chosen, minlength=1000).float()
+    torch.testing.assert_close(counts.cumsum(0), (weights / weights.mean()).cumsum(0), rtol=0, atol=1.0)
+
+
+def test_equal_weights_leave_timesteps_as_they_are():
+    timesteps = torch.tensor([0, 3, 7, 9])
+    chosen, weight = weighted_timesteps(timesteps, torch.full((10,), 0.7))
+    assert torch.equal(chosen, timesteps)
+    torch.testing.assert_close(weight, torch.full((4,), 0.7))

@@ -91,6 +91,33 @@ def test_only_the_stage_s_own_weights_change(subset, tmp_path):
     assert changed == {name for name in before if name.startswith("local_mapper.") or "_local." in name}
 
 
+@pytest.mark.parametrize("stage", ["global", "local"])
+def test_keys_and_values_can_have_a_rate_of_their_own(subset, tmp_path, stage):
+    before = weights_of(tiny_pipeline(seed=0))
+    options = {"steps": 1, "ema_decay": 0.0, "weight_decay": 0.0}
+    whole = weights(run(settings(subset, tmp_path / "a", stage, **options)))
+    quarter = weights(run(settings(subset, tmp_path / "b", stage, attention_lr_scale=0.25, **options)))
+    mappers = {name: value for name, value in whole.items() if not name.startswith("processors.")}
+    assert_equal({name: quarter[name] for name in mappers}, mappers)
+    attention = [n for n in whole if n not in mappers and not torch.equal(whole[n], before[n])]
+    assert attention
+    for name in attention:
+        expected = (whole[name] - before[name]) / 4
+        torch.testing.assert_close(quarter[name] - before[name], expected, rtol=1e-3, atol=1e-7, msg=name)
+
+
+def test_weighted_timesteps_train_and_resume_in_the_same_bits(subset, tmp_path):
+    changes = {"snr_gamma": 0.1, "timesteps": "weighted", "attention_lr_scale": 0.1}
+    undisturbed = run(settings(subset, tmp_path / "a", "local", **changes))
+    config = settings(subset, tmp_path / "b", "local", **changes)
+    with pytest.raises(Stopped):
+        run(config, on_step=stop_after(3))
+    resumed = run(config)
+    assert_equal(weights(resumed), weights(undisturbed))
+    uniform = run(settings(subset, tmp_path / "c", "local", snr_gamma=0.1))
+    assert undisturbed.losses != uniform.losses
+
+
 def weights_of(pipe) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in pipe.adapter.state_dict().items()}
 

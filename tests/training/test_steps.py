@@ -11,6 +11,7 @@ from elite.training.draws import noise_and_timesteps, posterior_noise
 from elite.training.steps import StageModule
 from tests.helpers import draw
 from tests.training import naive
+from tests.training.run_tiny import exact_pipeline
 
 STAGES = ("global", "local")
 
@@ -65,7 +66,7 @@ def test_a_step_agrees_with_the_equations_written_down_plainly(fresh, stage, che
         assert relative(grad, weights[name].grad) < 3e-4, name
     whole, plain = (torch.cat([g[name].flatten() for name in grads]) for g in
                     (grads, {name: weights[name].grad for name in grads}))  # fmt: skip
-    assert relative(whole, plain) < 3e-5
+    assert relative(whole, plain) < 1e-4  # float32 sums: 5e-6 to 5e-5, as a processor adds them up
     scale = 0.01 if stage == "global" else 1e-4
     assert float(losses["diffusion"] + scale * losses["regularizer"]) == pytest.approx(expected.item(), rel=1e-5)
 
@@ -122,9 +123,9 @@ def test_latents_are_the_posteriors_mean_without_noise(fresh):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_batch_in_pieces_gives_the_mean_of_the_pieces(fresh, stage):
-    """So that accumulation and several processes do what one big batch does."""
-    module, batch = StageModule(fresh, stage), make_batch(rows=2)
+def test_a_batch_in_pieces_gives_the_mean_of_the_pieces(stage):
+    """So that accumulation and several processes do what one big batch does; in float64, to see it clearly."""
+    module, batch = StageModule(exact_pipeline(), stage), make_batch(rows=2)
     draws = drawn(module, rows=2)
     whole, whole_grads = gradients(module, batch, *draws)
     pieces = [
@@ -133,7 +134,7 @@ def test_a_batch_in_pieces_gives_the_mean_of_the_pieces(fresh, stage):
     mean = sum(losses["loss"] for losses, _ in pieces) / 2
     torch.testing.assert_close(mean, whole["loss"], rtol=1e-6, atol=0)
     for name, grad in whole_grads.items():
-        assert relative((pieces[0][1][name] + pieces[1][1][name]) / 2, grad) < 1e-4, name
+        assert relative((pieces[0][1][name] + pieces[1][1][name]) / 2, grad) < 1e-8, name
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -188,6 +189,14 @@ def test_min_snr_weights_scale_each_samples_own_error(fresh, stage):
         error = plain(one, *(d[row : row + 1] for d in draws))["diffusion"]
         expected += error * min(1.0, 0.3 / snr[row].item()) / 3
     torch.testing.assert_close(weighted(batch, *draws)["diffusion"], expected)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_batch_may_bring_its_samples_weights(fresh, stage):
+    module, plain, batch = StageModule(fresh, stage, snr_gamma=0.3), StageModule(fresh, stage), make_batch()
+    draws = drawn(plain)
+    half = module({**batch, "sample_weights": torch.full((3,), 0.5)}, *draws)["diffusion"]
+    torch.testing.assert_close(half, plain(batch, *draws)["diffusion"] / 2)
 
 
 def test_frozen_parts_stay_in_evaluation_mode(fresh):
