@@ -16,6 +16,14 @@ from typing import Any
 from elite.toybox.checksums import CARD, CURVES, REPORT, SUMS, sha256
 
 MEASURED = "## Measured quality\n"  # the last section of the card; the report writes what follows it
+PART_NAMES = {  # of the curves, as the card calls them
+    "clip": "CLIP pair",
+    "vae": "autoencoder",
+    "unet": "noise predictor",
+    "identity": "identity encoder",
+    "elite_global": "ELITE adapter, global stage",
+    "elite_local": "ELITE adapter, local stage",
+}
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,11 @@ def read_curves(folder: Path) -> dict[str, list[dict[str, float]]]:
     return {path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths}
 
 
+def part_name(part: str) -> str:
+    """What the card calls a part whose curve has this name; an unknown one keeps its name."""
+    return PART_NAMES.get(part, part)
+
+
 def curve_table(folder: Path) -> str:
     """What the curves come to, as a Markdown table, or a sentence that there are none.
 
@@ -162,7 +175,7 @@ def curve_table(folder: Path) -> str:
         last = ", ".join(f"{_name(key)}: {value:.3g}" for key, value in newest.items() if _name(key)) or "–"
         ends = f"{training[0]['loss']:.3g} | {training[-1]['loss']:.3g}" if training else "– | –"
         minutes = f"{lines[-1]['minutes']:.0f}" if "minutes" in lines[-1] else "–"
-        rows.append(f"| {part} | {lines[-1]['step']} | {minutes} | {ends} | {last} |")
+        rows.append(f"| {part_name(part)} | {lines[-1]['step']} | {minutes} | {ends} | {last} |")
     if not rows:
         return "The curves of training are not beside these weights."
     head = ["| Part | Steps | Minutes | First loss | Last loss | Last validation |", "|---|---|---|---|---|---|"]

@@ -161,7 +161,7 @@ def test_curves_of_a_run_stand_beside_the_weights(tmp_path: Path, folder: Path):
     (run / "unet" / "curve.jsonl").write_text(json.dumps(line) + "\n")
     assert curves.copy_curves(curves.curves_of_run(run), folder) == ["unet"]
     assert record.read_curves(folder) == {"unet": [{"step": 3, "minutes": 0.5, "loss": 0.1235}]}
-    assert "| unet | 3 | 0 | 0.123 | 0.123 | – |" in record.curve_table(folder)
+    assert "| noise predictor | 3 | 0 | 0.123 | 0.123 | – |" in record.curve_table(folder)
     record.write_text(folder / "curves" / "elite.jsonl", record.to_line({"step": 9, "loss": 0.5}))  # no clock
     assert "| elite | 9 | – | 0.5 | 0.5 | – |" in record.curve_table(folder)
     assert sorted(path.name for path in (folder / "curves").iterdir()) == ["elite.jsonl", "unet.jsonl"]
