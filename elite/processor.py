@@ -258,9 +258,13 @@ def base_layer(linear: nn.Module) -> nn.Module:
 
 
 def _lora(linear: nn.Module, text: Tensor) -> Tensor | float:
-    """What a LoRA adds to a base projection: it counts for ELITE's projections too."""
+    """What a LoRA adds to a base projection: it counts for ELITE's projections too, fused or not."""
     base = base_layer(linear)
-    return 0.0 if base is linear else linear(text) - base(text)
+    if base is linear:
+        return 0.0
+    if getattr(linear, "merged", False):  # its update is in the base weight, which ELITE's projections do not see
+        return sum(F.linear(text, linear.get_delta_weight(name).to(text)) for name in linear.merged_adapters)
+    return linear(text) - base(text)
 
 
 def _heads(attn: nn.Module, tensor: Tensor, norm: nn.Module | None = None) -> Tensor:
