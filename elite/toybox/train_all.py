@@ -106,7 +106,7 @@ def chain_elite(
     finish([launch("elite.toybox.export", *where, "--count", pictures, "--seed", seed, "--classes", classes)])
     arguments = [("--weights", weights), ("--data", folder), ("--runs", runs), ("--seed", seed)]
     for name, count in zip(("--global-steps", "--local-steps"), steps, strict=True):
-        arguments += [(name, count)] if count else []
+        arguments += [(name, count)] if count is not None else []
     finish([launch("elite.toybox.train_elite", *(part for option in arguments for part in option))])
 
 
@@ -121,7 +121,7 @@ def main(
     weights: Annotated[Path, typer.Option(help="Weights folder to write.")] = Path("build/toybox/weights"),
     seed: options.Seed = 0,
     init_from: options.InitFrom = None,
-    export_pictures: Annotated[int, typer.Option(help="Pictures that ELITE is trained on.")] = 6_000,
+    export_pictures: Annotated[int, typer.Option(help="Pictures that ELITE is trained on.")] = 24_000,
     global_steps: Annotated[int | None, typer.Option(help="Of ELITE's global stage; the preset's.")] = None,
     local_steps: Annotated[int | None, typer.Option(help="Of ELITE's local stage; the preset's.")] = None,
 ) -> None:

@@ -22,7 +22,7 @@ from elite.data.samples import GlobalSamples, LocalSamples, Samples
 from elite.training.rows import Progress, RowCache
 from elite.training.steps import StageModule
 
-VERSION = 1
+VERSION = 2
 _SOURCES = {"latents": "pixel_values", "features": "pixel_values_clip", "words": "pixel_values_clip"}
 
 
@@ -156,9 +156,14 @@ def _still(samples: Samples) -> Samples:
     return kind(samples.index, samples.folder, replace(samples.settings, augment=False))
 
 
+def rows_digest(samples: Samples) -> str:
+    """Of the rows of a data set and their boxes, wherever its files lie."""
+    return hashlib.sha256(samples.index.frame.write_csv().encode()).hexdigest()[:20]
+
+
 def _data_fingerprint(samples: Samples) -> str:
     """Of the rows, their boxes, and the sizes and times of their files."""
-    digest = hashlib.sha256(samples.index.frame.write_csv().encode())
+    digest = hashlib.sha256(rows_digest(samples).encode())
     wanted = {f"{name}.jpg" for name in samples.index.frame.get_column("image_id").to_list()}
     listing = {n: s for n, s in files_in(samples.folder.images_dir, ".jpg").items() if n in wanted}
     digest.update(json.dumps(listing, sort_keys=True).encode())

@@ -140,10 +140,10 @@ def save_checkpoint(
         if target.exists():  # a damaged one of the same step
             shutil.rmtree(target)
         os.replace(fresh, target)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:  # ValueError: weights that are not finite
         shutil.rmtree(fresh, ignore_errors=True)
         older = next((path for path in checkpoints(output) if path != target), None)
-        good = f"{older.name} is whole" if older else "there is no earlier one"
+        good = f"{older.name} stays as it was" if older else "there is no earlier one"
         raise CheckpointError(
             f"the checkpoint after step {step} cannot be written to {output} ({error}); {good}."
         ) from error
@@ -201,6 +201,9 @@ def check_same_run(config: TrainingConfig, folder: Path) -> None:
     changed = sorted(
         name for name, value in config.to_dict().items() if name not in FREE and before.to_dict()[name] != value
     )
+    # How often is free, but whether at all decides which rows are kept for it.
+    if bool(before.validate_every) != bool(config.validate_every):
+        changed.append("validate_every")
     # The cosine ends at the last step, so its length is part of what every step computes.
     if config.lr_schedule == "cosine" and before.steps != config.steps:
         changed.append("steps")
@@ -237,11 +240,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, trained: Mapping[str, Te
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put the moments of `optimizer_tensors` back.
+    """Put the moments of `optimizer_tensors` back; there are none while a scaler has skipped every step.
 
     Raises:
         CheckpointError: when one is missing.
     """
+    if not any(name.endswith(".exp_avg") for name in tensors):
+        return
     for name, parameter in trained.items():
         try:
             optimizer.state[parameter] = {

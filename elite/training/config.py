@@ -29,7 +29,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "local_output_scale": real(0, strict=True),
         "words": optional(either(several(whole(0)), text())),
         "regularizer_weight": optional(real(0)),
-        "fusion_weight": real(0),
+        "fusion_weight": real(0, strict=True),
         "reweighting": flag(),
         "batchwide_maximum": flag(),
         "snr_gamma": optional(real(0, strict=True)),
@@ -75,7 +75,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides a run; two runs of one config on one machine end in the same weights.
+    """Everything that decides a run; on a CPU, two runs of one config end in the same weights.
 
     Attributes:
         stage: "global" (Eq. 4) or "local" (Eq. 7).
@@ -85,7 +85,7 @@ class TrainingConfig:
         data: folder of an Open Images subset, as `elite download open-images` or an export of the toybox makes it.
         split: its split.
         classes: names of the classes to train on; all when left out.
-        output: folder of the run: checkpoints, curve, pictures.
+        output: folder of the run: checkpoints, curve, pictures; several machines have to share it.
         layers: hidden states of the image encoder to read, the deepest first (fresh adapters only, as the next four).
         num_words: only that many of the default layers.
         hidden_dim: width of the mappers' MLPs.

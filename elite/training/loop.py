@@ -23,7 +23,7 @@ from elite.data.samples import collate
 from elite.files import replacing
 from elite.training import checkpoint as files
 from elite.training.attention import training_attention
-from elite.training.caching import StageCache
+from elite.training.caching import StageCache, rows_digest
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps, posterior_noise, weighted_timesteps
 from elite.training.setting_up import Data, load_model, make_accelerator, settled, stage_data
@@ -108,7 +108,7 @@ def train(
         checkpoint.OutputLockedError: when another process trains in the same folder.
         checkpoint.CheckpointError: when a checkpoint cannot be written, or all are damaged.
         elite.data.samples.TooManyBrokenFilesError: when too many pictures are broken.
-        FloatingPointError: when the loss is not finite; nothing of that step is kept.
+        FloatingPointError: when the loss or its gradient is not finite; nothing of that step is kept.
     """
     output = Path(config.output) if save else None
     with ExitStack() as stack:
@@ -118,6 +118,7 @@ def train(
             stack.enter_context(files.locked(output))
         accelerator.wait_for_everyone()
         found = files.last_checkpoint(output) if output is not None else None
+        _check_shared(accelerator, output, found)
         if found is not None:
             if not resume:
                 raise ValueError(f"output {output} holds {found.folder.name}: choose another folder, or resume it.")
@@ -161,16 +162,16 @@ class Run:
         self.trained = self.stage.trained()  # prepare may have moved them
         self.average = EMAModel(self.trained.values(), decay=config.ema_decay) if config.ema_decay else None
         self.cache: StageCache | None = None
-        if config.cache != "off":
-            kept = getattr(torch, config.cache_dtype)
-            self.cache = StageCache(self.stage, data.training, dtype=kept, words=config.cache == "words")
         self.validation = Validation(config, self.stage, pipeline, data.validation) if config.validate_every else None
 
     def start(self, found: files.Checkpoint | None) -> None:
         """Begin, or go on from a checkpoint; fill the caches."""
         if found is not None:
             self._restore(found)
-        if self.cache is not None:
+        if self.config.cache != "off":  # after restoring: the words are those of the checkpoint's global mapper
+            kept = getattr(torch, self.config.cache_dtype)
+            words = self.config.cache == "words"
+            self.cache = StageCache(self.stage, self.data.training, dtype=kept, words=words)
             shards = partial(self.bar, desc="caching", unit="file", leave=False)
             self.cache.fill(shards, process=self.accelerator.process_index, processes=self.accelerator.num_processes)
         self.accelerator.wait_for_everyone()
@@ -188,8 +189,8 @@ class Run:
         if self.step == 0 and self.validation is not None:
             checked.append(self._validate())
         with self.bar(total=config.steps, initial=first, desc=config.stage, unit="step") as bar:
+            started = perf_counter()
             for batch in self._batches():
-                started = perf_counter()
                 numbers = self._step(batch)
                 seconds += perf_counter() - started
                 rate = (self.step - first) * config.batch_size / seconds
@@ -205,6 +206,7 @@ class Run:
                 if last or self.step % config.checkpoint_every == 0:
                     self._save()
                     saved = self.step
+                started = perf_counter()
         if self.output is not None and saved != self.step:
             self._save()
         self._finish()
@@ -254,6 +256,10 @@ class Run:
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"the loss after step {self.step} is {means['loss']}: lower learning_rate.")
         means["gradient"] = float(accelerator.clip_grad_norm_(self.trained.values(), config.max_grad_norm))
+        if accelerator.scaler is None and not math.isfinite(means["gradient"]):  # a scaler skips such a step itself
+            raise FloatingPointError(
+                f"the gradient after step {self.step} is {means['gradient']}: lower learning_rate."
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -301,6 +307,7 @@ class Run:
             tensors |= files.optimizer_tensors(_bare(self.optimizer), self.trained)
             scaler = self.accelerator.scaler
             extra = {"scaler": scaler.state_dict() if scaler is not None else None, "skipped": self.skipped}
+            extra["rows"] = rows_digest(self.data.training)
             with self._averaged():
                 files.save_checkpoint(
                     self.output,
@@ -315,6 +322,7 @@ class Run:
 
     def _restore(self, found: files.Checkpoint) -> None:
         averaged = found.adapter.state_dict()
+        self._check_same_inputs(found, averaged)
         with torch.no_grad():
             for name, parameter in self.pipeline.adapter.named_parameters():
                 source = found.tensors[f"weights.{name}"] if name in self.trained else averaged[name]
@@ -327,11 +335,20 @@ class Run:
             self.accelerator.scaler.load_state_dict(found.extra["scaler"])
         self.step, self.skipped = found.step, found.extra["skipped"]
 
+    def _check_same_inputs(self, found: files.Checkpoint, averaged: dict[str, Tensor]) -> None:
+        """Folders may move between two parts of a run; what they hold may not change."""
+        if found.extra.get("rows") not in (None, rows_digest(self.data.training)):
+            raise ValueError(f"data {self.config.data} holds other objects than when {self.output} began.")
+        for name, parameter in self.pipeline.adapter.named_parameters():
+            if name not in self.trained and not torch.equal(parameter.cpu(), averaged[name].to(parameter.dtype)):
+                raise ValueError(f"adapter {self.config.adapter} is not the one that {self.output} began with: {name}.")
+
     def _begin_curve(self) -> None:
         """Drop the lines of steps that a stopped process took after its last checkpoint: they are taken again."""
         path = self.output / CURVE
         if self.accelerator.is_main_process and path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.step]
+            lines = path.read_text(encoding="utf-8").splitlines() if self.step else []
+            lines = [line for line in lines if _step_of(line) <= self.step]
             with replacing(path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -341,7 +358,7 @@ class Run:
         if self.config.trackers:
             self.accelerator.log(numbers, step=self.step)
         if self.accelerator.is_main_process:
-            rounded = {name: float(f"{value:.6g}") for name, value in numbers.items()}
+            rounded = {name: float(f"{value:.6g}") for name, value in numbers.items() if math.isfinite(value)}
             with (self.output / CURVE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, **rounded}) + "\n")
 
@@ -359,6 +376,14 @@ def _pieces(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """A collated batch in ``count`` equal parts."""
     size = len(batch["index"]) // count
     return [{key: value[n * size : (n + 1) * size] for key, value in batch.items()} for n in range(count)]
+
+
+def _check_shared(accelerator: Accelerator, output: Path | None, found: files.Checkpoint | None) -> None:
+    """All processes have to go on from one checkpoint; on machines without a common disk they would not."""
+    step = torch.tensor([-1 if found is None else found.step], device=accelerator.device)
+    steps = accelerator.gather(step).tolist()
+    if len(set(steps)) > 1:
+        raise ValueError(f"output {output} must be a folder that all processes share; they found checkpoints {steps}.")
 
 
 def _groups(trained: dict[str, torch.nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from elite.data.samples import Samples, collate
 from elite.files import write_safetensors
 
 ROWS = 128  # of one file
+VALID = "valid"  # 1 where a row was computed, 0 where its files could not be read
 
 Compute = Callable[[dict[str, Any]], dict[str, Tensor]]  # a collated batch -> tensors with a row for each sample
 Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps what is done one by one, as tqdm does
@@ -39,8 +40,8 @@ class RowCache:
         return self.folder / f"rows-{number:05d}.safetensors"
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not there yet."""
-        return [number for number in range(self.shards) if not self.shard(number).is_file()]
+        """Numbers of the shards that are not there yet, or lack rows: what could not be read once is tried again."""
+        return [number for number in range(self.shards) if not self._whole(number)]
 
     @property
     def shards(self) -> int:
@@ -59,7 +60,7 @@ class RowCache:
         """Compute and write the missing shards; each is written under a temporary name and renamed.
 
         Args:
-            samples: the data set; rows with broken files keep zeros, and are never asked for by a batch's "index".
+            samples: the data set; rows with broken files are left out, and tried again by the next call.
             compute: gives the tensors of a batch.
             dtype: type they are kept in.
             batch_size: samples computed at once.
@@ -74,6 +75,7 @@ class RowCache:
         for number in progress(wanted):
             rows = range(number * ROWS, min((number + 1) * ROWS, self.length))
             tensors = _computed(samples, rows, compute, dtype, batch_size)
+            self._open.pop(number, None)
             try:
                 write_safetensors(self.shard(number), tensors)
             except SafetensorError as error:
@@ -84,7 +86,7 @@ class RowCache:
 
         Raises:
             FileNotFoundError: when the cache has not been filled so far.
-            ValueError: when one of its files is damaged.
+            ValueError: when one of its files is damaged, or a row's pictures could not be read.
             IndexError: for a row the data set does not have.
         """
         found = [self._row(int(row)) for row in rows]
@@ -95,7 +97,20 @@ class RowCache:
             raise IndexError(f"row is {row}; this cache has rows 0 to {self.length - 1}.")
         number, offset = divmod(row, ROWS)
         file = self._open.get(number) or self._load(number)
-        return {name: file.get_slice(name)[offset] for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        values = {name: file.get_slice(name)[offset] for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        if not values.pop(VALID):
+            raise ValueError(f"row {row} has no values in {self.shard(number)}: its files could not be read before.")
+        return values
+
+    def _whole(self, number: int) -> bool:
+        path = self.shard(number)
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                return bool(file.get_tensor(VALID).all())
+        except SafetensorError:
+            return True  # damaged: `_load` says so when it is needed
 
     def _load(self, number: int) -> Any:
         path = self.shard(number)
@@ -115,8 +130,8 @@ class RowCache:
 def _computed(
     samples: Samples, rows: Sequence[int], compute: Compute, dtype: torch.dtype, batch_size: int
 ) -> dict[str, Tensor]:
-    """The tensors of some rows; zeros for rows whose files are broken."""
-    tensors: dict[str, Tensor] = {}
+    """The tensors of some rows, and which of them are valid; zeros for rows whose files are broken."""
+    tensors: dict[str, Tensor] = {VALID: torch.zeros(len(rows), dtype=torch.uint8)}
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         found = [samples[row] for row in part]
@@ -124,6 +139,7 @@ def _computed(
             computed = compute(collate(found))
         # A broken row is answered by the next one, which says so in its "index".
         usable = torch.tensor([sample["index"] == row for sample, row in zip(found, part, strict=True)])
+        tensors[VALID][start : start + len(part)] = usable
         for name, value in computed.items():
             value = value.to("cpu", dtype)
             if name not in tensors:

@@ -63,7 +63,7 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, out
     """Accelerate's view of devices, precision and processes.
 
     Raises:
-        ValueError: when the batch cannot be shared out evenly, or a tracker is not installed.
+        ValueError: when the batch cannot be shared out evenly, or not at all, or a tracker is not installed.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, is_initialized
@@ -86,6 +86,8 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, out
         kwargs_handlers=[shared],
     )
     pieces = accelerator.num_processes * config.gradient_accumulation_steps
+    if config.batchwide_maximum and pieces > 1:
+        raise ValueError(f"batchwide_maximum needs the whole batch at once, but it is shared out in {pieces} pieces.")
     if config.batch_size % pieces:
         raise ValueError(
             f"batch_size is {config.batch_size}; it must be a multiple of {pieces}: {accelerator.num_processes} "
@@ -163,5 +165,6 @@ def stage_data(config: TrainingConfig, pipeline: ElitePipeline) -> Data:
         frame = index.frame.sample(fraction=1.0, shuffle=True, seed=0)
         training = replace(index, frame=frame.head(len(index) - held))
         validation = replace(index, frame=frame.tail(held))
-    still = replace(settings, augment=False)
+    # A few rows: one broken file among them is a large share, and no reason to stop.
+    still = replace(settings, augment=False, max_broken=0.999)
     return Data(kind(training, folder, settings), kind(validation, folder, still), index)

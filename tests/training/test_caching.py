@@ -214,3 +214,25 @@ def test_an_open_cache_goes_to_another_process(fresh, subset, tmp_path):
 def test_caches_are_kept_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("ELITE_CACHE", str(tmp_path))
     assert default_root() == tmp_path / "training"
+
+
+def test_a_picture_that_could_not_be_read_once_is_tried_again(fresh, subset, tmp_path):
+    """It must not stay in the cache as zeros."""
+    module, samples = make(fresh, subset, "global", augment=False, max_broken=0.5)
+    path = samples.folder.image(samples.index.frame["image_id"][2])
+    sharing = [i for i, name in enumerate(samples.index.frame["image_id"]) if samples.folder.image(name) == path]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
+    try:
+        cache = StageCache(module, samples, tmp_path / "cache")
+        with pytest.warns(UserWarning, match="the next object is taken"):
+            cache.fill(batch_size=4)
+    finally:
+        path.write_bytes(content)
+    latents = cache.caches["latents"]
+    with pytest.raises(ValueError, match=f"row {sharing[0]} has no values"):
+        latents([sharing[0]])
+    assert latents.missing() == [sharing[0] // rows_module.ROWS]
+    cache.fill(batch_size=4)
+    expected = cache._latents(collate([samples[sharing[0]]]))["mean"]
+    torch.testing.assert_close(latents([sharing[0]])["mean"], expected)

@@ -97,7 +97,7 @@ def test_a_full_disk_names_the_checkpoint_that_is_whole_and_leaves_nothing_behin
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, when, full)
-    with pytest.raises(CheckpointError, match=r"after step 2 cannot .*No space.*checkpoint-0000001 is whole"):
+    with pytest.raises(CheckpointError, match=r"after step 2 cannot .*No space.*checkpoint-0000001 stays as it was"):
         write(tmp_path, tiny.adapter, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0000001"]
     assert last_checkpoint(tmp_path).step == 1

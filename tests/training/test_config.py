@@ -70,6 +70,7 @@ def test_a_file_may_leave_out_settings_and_yamls_oddities_are_understood(tmp_pat
     [
         ({"stage": "both"}, 'stage must be one of "global", "local", got .both.'),
         ({"timesteps": "weighted"}, 'timesteps can only be "weighted" with snr_gamma'),
+        ({"fusion_weight": 0}, "fusion_weight must be a number above 0"),
         ({"attention_lr_scale": -1}, "attention_lr_scale must be a number at least 0"),
         ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
         ({"steps": 2.5}, "steps must be a whole number"),

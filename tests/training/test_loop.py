@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from elite.data.index import index_masks
 from elite.data.layout import OpenImagesFolder
 from elite.features import preprocess
 from elite.training.checkpoint import CheckpointError, checkpoints, last_checkpoint, read_checkpoint
 from elite.training.config import TrainingConfig
 from elite.training.loop import learning_rate_at, train
+from elite.training.setting_up import stage_data
 from tests.helpers import picture, tiny_pipeline
 from tests.training.run_tiny import exact_pipeline
 
@@ -116,6 +118,65 @@ def test_weighted_timesteps_train_and_resume_in_the_same_bits(subset, tmp_path):
     assert_equal(weights(resumed), weights(undisturbed))
     uniform = run(settings(subset, tmp_path / "c", "local", snr_gamma=0.1))
     assert undisturbed.losses != uniform.losses
+
+
+def test_weighted_timesteps_in_pieces_give_the_gradients_of_the_whole_batch(subset, tmp_path):
+    changes = {"steps": 1, "snr_gamma": 0.1, "timesteps": "weighted"}
+    whole = run(settings(subset, tmp_path / "a", **changes), pipeline=exact_pipeline())
+    pieces = settings(subset, tmp_path / "b", gradient_accumulation_steps=4, **changes)
+    assert_same_gradients(whole.output, run(pieces, pipeline=exact_pipeline()).output)
+
+
+def test_a_run_does_not_go_on_with_other_inputs(subset, tmp_path):
+    """A folder may move, but what it holds may not change."""
+    config = settings(subset, tmp_path, "local", steps=2)
+    run(config)
+    with pytest.raises(ValueError, match="validate_every"):
+        run(config.with_changes(steps=4, lr_schedule="constant", validate_every=2))
+    longer = settings(subset, tmp_path / "b", "local", steps=2, lr_schedule="constant")
+    run(longer)
+    longer = longer.with_changes(steps=4)
+    with pytest.raises(ValueError, match="adapter .* is not the one"):
+        other = tiny_pipeline(seed=0)
+        next(iter(other.adapter.global_parameters())).data.add_(1e-3)
+        run(longer, pipeline=other)
+    name = index_masks(subset, resolution=16).frame["image_id"][0]
+    picture_file = subset.image(name)
+    away = picture_file.rename(tmp_path / "away.jpg")
+    try:
+        with pytest.raises(ValueError, match="holds other objects"):
+            run(longer)
+    finally:
+        away.rename(picture_file)
+    assert run(longer).step == 4
+
+
+def test_a_broken_picture_among_the_validation_rows_does_not_stop_a_run(subset, tmp_path):
+    config = settings(subset, tmp_path, steps=1, validate_every=1, validation_rows=3, validation_inference_steps=2)
+    held = stage_data(config, tiny_pipeline(seed=0)).validation
+    path = held.folder.image(held.index.frame["image_id"][0])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
+    try:
+        with pytest.warns(UserWarning, match="the next object is taken"):
+            assert run(config).step == 1
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_kept(subset, tmp_path):
+    pipeline = tiny_pipeline(seed=0)
+    weight = pipeline.adapter.global_parameters()[0]
+    weight.requires_grad_(True).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError, match="gradient after step 0"):
+        run(settings(subset, tmp_path, steps=2, checkpoint_every=1), pipeline=pipeline)
+    assert checkpoints(tmp_path) == []
+
+
+def test_the_maximum_over_the_batch_needs_the_whole_batch(subset, tmp_path):
+    config = settings(subset, tmp_path, "local", batchwide_maximum=True, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="needs the whole batch at once"):
+        run(config)
 
 
 def weights_of(pipe) -> dict[str, torch.Tensor]:
@@ -223,7 +284,7 @@ def test_a_full_disk_stops_the_run_and_the_checkpoint_before_goes_on(subset, tmp
         whole(path, *args, **kwargs)
 
     monkeypatch.setattr(files, "write_safetensors", full)
-    with pytest.raises(CheckpointError, match="checkpoint-0000002 is whole"):
+    with pytest.raises(CheckpointError, match="checkpoint-0000002 stays as it was"):
         run(config)
     monkeypatch.undo()
     assert_equal(weights(run(config)), weights(undisturbed))
@@ -276,8 +337,16 @@ def test_kill_9_at_any_moment_and_resume_ends_in_the_same_bits(subset, tmp_path)
     assert_equal(read_checkpoint(tmp_path / "b/checkpoint-0000012").adapter.state_dict(), weights(undisturbed))
 
 
-def test_two_processes_give_the_gradients_of_one(subset, tmp_path):
-    one = settings(subset, tmp_path / "one", steps=1)
+WEIGHTED = {"snr_gamma": 0.1, "timesteps": "weighted", "attention_lr_scale": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [("global", {}), ("local", {**WEIGHTED, "gradient_accumulation_steps": 2, "cache": "exact", "augment": False})],
+)
+def test_two_processes_give_the_gradients_of_one(subset, tmp_path, monkeypatch, stage, changes):
+    monkeypatch.setenv("ELITE_CACHE", str(tmp_path / "cache"))
+    one = settings(subset, tmp_path / "one", stage, steps=1, **changes)
     two = one.with_changes(output=str(tmp_path / "two"))
     run(one, pipeline=exact_pipeline())
     finish(start(two, tmp_path, "float64", processes=2))
