@@ -136,7 +136,7 @@ def test_a_run_does_not_go_on_with_other_inputs(subset, tmp_path):
     longer = settings(subset, tmp_path / "b", "local", steps=2, lr_schedule="constant")
     run(longer)
     longer = longer.with_changes(steps=4)
-    with pytest.raises(ValueError, match="adapter .* is not the one"):
+    with pytest.raises(ValueError, match=r"adapter .* is not the one"):
         other = tiny_pipeline(seed=0)
         next(iter(other.adapter.global_parameters())).data.add_(1e-3)
         run(longer, pipeline=other)
