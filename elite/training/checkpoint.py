@@ -27,11 +27,6 @@ from elite.training.config import TrainingConfig
 
 ADAPTER, TENSORS, STATE, CONFIG = "adapter", "training.safetensors", "state.json", "config.yaml"
 PREFIX = "checkpoint-"
-# Settings that may change between two parts of one run: they do not change what a step computes.
-FREE = frozenset(
-    {"data", "output", "adapter", "num_workers", "checkpoint_every", "keep_checkpoints", "trackers"}
-    | {"gradient_checkpointing", "gradient_accumulation_steps", "steps", "validate_every"}
-)
 
 
 class CheckpointError(RuntimeError):
@@ -189,27 +184,6 @@ def last_checkpoint(output: Path) -> Checkpoint | None:
     if found:
         raise CheckpointError(f"every checkpoint in {output} is damaged: delete them to begin again.")
     return None
-
-
-def check_same_run(config: TrainingConfig, folder: Path) -> None:
-    """Refuse to go on with other settings than a checkpoint's, apart from those in `FREE`.
-
-    Raises:
-        ValueError: naming the settings that differ.
-    """
-    before = TrainingConfig.from_file(folder / CONFIG)
-    changed = sorted(
-        name for name, value in config.to_dict().items() if name not in FREE and before.to_dict()[name] != value
-    )
-    # How often is free, but whether at all decides which rows are kept for it.
-    if bool(before.validate_every) != bool(config.validate_every):
-        changed.append("validate_every")
-    # The cosine ends at the last step, so its length is part of what every step computes.
-    if config.lr_schedule == "cosine" and before.steps != config.steps:
-        changed.append("steps")
-    if changed:
-        pairs = ", ".join(f"{n} (was {getattr(before, n)!r}, now {getattr(config, n)!r})" for n in changed)
-        raise ValueError(f"output {folder.parent} holds a run with other settings: {pairs}. Choose another output.")
 
 
 def adapter_of_run(path: Path) -> Path:

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from elite.adapter import EliteAdapter
 from elite.data.order import StepBatches
 from elite.data.samples import collate
-from elite.files import replacing
 from elite.training import checkpoint as files
 from elite.training.attention import training_attention
 from elite.training.caching import StageCache, rows_digest
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps, posterior_noise, weighted_timesteps
+from elite.training.resuming import check_same_inputs, check_same_run, check_shared, cut_curve
 from elite.training.setting_up import Data, load_model, make_accelerator, settled, stage_data
 from elite.training.steps import StageModule
 from elite.training.validation import Validation
@@ -118,11 +118,11 @@ def train(
             stack.enter_context(files.locked(output))
         accelerator.wait_for_everyone()
         found = files.last_checkpoint(output) if output is not None else None
-        _check_shared(accelerator, output, found)
+        check_shared(accelerator, output, found)
         if found is not None:
             if not resume:
                 raise ValueError(f"output {output} holds {found.folder.name}: choose another folder, or resume it.")
-            files.check_same_run(config, found.folder)
+            check_same_run(config, found.folder)
         pipeline = load_model(config, pipeline)
         data = stage_data(config, pipeline)
         if progress and accelerator.is_main_process:
@@ -176,7 +176,8 @@ class Run:
             self.cache.fill(shards, process=self.accelerator.process_index, processes=self.accelerator.num_processes)
         self.accelerator.wait_for_everyone()
         if self.output is not None:
-            self._begin_curve()
+            if self.accelerator.is_main_process:
+                cut_curve(self.output / CURVE, self.step)
             if self.config.trackers:
                 plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in self.config.to_dict().items()}
                 self.accelerator.init_trackers("elite", config=plain)
@@ -322,7 +323,8 @@ class Run:
 
     def _restore(self, found: files.Checkpoint) -> None:
         averaged = found.adapter.state_dict()
-        self._check_same_inputs(found, averaged)
+        rows = rows_digest(self.data.training)
+        check_same_inputs(found, self.config, self.pipeline.adapter, self.trained, rows)
         with torch.no_grad():
             for name, parameter in self.pipeline.adapter.named_parameters():
                 source = found.tensors[f"weights.{name}"] if name in self.trained else averaged[name]
@@ -334,23 +336,6 @@ class Run:
         if self.accelerator.scaler is not None and found.extra["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(found.extra["scaler"])
         self.step, self.skipped = found.step, found.extra["skipped"]
-
-    def _check_same_inputs(self, found: files.Checkpoint, averaged: dict[str, Tensor]) -> None:
-        """Folders may move between two parts of a run; what they hold may not change."""
-        if found.extra.get("rows") not in (None, rows_digest(self.data.training)):
-            raise ValueError(f"data {self.config.data} holds other objects than when {self.output} began.")
-        for name, parameter in self.pipeline.adapter.named_parameters():
-            if name not in self.trained and not torch.equal(parameter.cpu(), averaged[name].to(parameter.dtype)):
-                raise ValueError(f"adapter {self.config.adapter} is not the one that {self.output} began with: {name}.")
-
-    def _begin_curve(self) -> None:
-        """Drop the lines of steps that a stopped process took after its last checkpoint: they are taken again."""
-        path = self.output / CURVE
-        if self.accelerator.is_main_process and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines() if self.step else []
-            lines = [line for line in lines if _step_of(line) <= self.step]
-            with replacing(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def _log(self, numbers: dict[str, float]) -> None:
         if self.output is None:
@@ -378,14 +363,6 @@ def _pieces(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [{key: value[n * size : (n + 1) * size] for key, value in batch.items()} for n in range(count)]
 
 
-def _check_shared(accelerator: Accelerator, output: Path | None, found: files.Checkpoint | None) -> None:
-    """All processes have to go on from one checkpoint; on machines without a common disk they would not."""
-    step = torch.tensor([-1 if found is None else found.step], device=accelerator.device)
-    steps = accelerator.gather(step).tolist()
-    if len(set(steps)) > 1:
-        raise ValueError(f"output {output} must be a folder that all processes share; they found checkpoints {steps}.")
-
-
 def _groups(trained: dict[str, torch.nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
     """The mappers' weights, and the keys and values with a rate of their own."""
     mappers = [parameter for name, parameter in trained.items() if not name.startswith("processors.")]
@@ -395,11 +372,3 @@ def _groups(trained: dict[str, torch.nn.Parameter], config: TrainingConfig) -> l
 
 def _bare(optimizer: Any) -> torch.optim.Optimizer:
     return getattr(optimizer, "optimizer", optimizer)
-
-
-def _step_of(line: str) -> int:
-    """The step of a line of the curve; a line that was cut off belongs to no step."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 1 << 62

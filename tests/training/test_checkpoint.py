@@ -15,7 +15,6 @@ from elite.training.checkpoint import (
     CheckpointError,
     OutputLockedError,
     adapter_of_run,
-    check_same_run,
     checkpoints,
     last_checkpoint,
     locked,
@@ -24,6 +23,7 @@ from elite.training.checkpoint import (
     save_checkpoint,
 )
 from elite.training.config import TrainingConfig
+from elite.training.resuming import check_same_run
 
 CONFIG = TrainingConfig("global", warmup=0)
 
