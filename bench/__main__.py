@@ -41,6 +41,12 @@ def contestants(name: str, steps: int) -> dict[str, Callable]:
     return builders[name]()
 
 
+def missed(results: dict[str, float]) -> list[str]:
+    """The results on the wrong side of their bars; NaN is on no right side."""
+    slow = [name for name, bar in AT_MOST.items() if not results[name] <= bar]
+    return slow + [name for name, bar in AT_LEAST.items() if not results[name] >= bar]
+
+
 def concept_ms(repeats: int) -> float:
     """Median milliseconds from a picture to a concept, on the toybox."""
     from elite.toybox import world
@@ -103,6 +109,9 @@ def main(
     medians = {name: median(values) for name, values in seconds.items()}
     write_json(RESULTS, {"results": results, "seconds": medians, "peak_memory_mb": memory, "machine": machine})
     typer.echo(f"wrote {RESULTS.parent.name}/{RESULTS.name}")
+    if wrong := missed(results):
+        typer.echo(f"missed: {', '.join(wrong)}", err=True)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,18 @@ from .prompts import PLACEHOLDER
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "elite_adapter.safetensors"
 FORMAT = "elite-adapter"
+# what the values of a configuration file must be
+_KINDS = {
+    "input_dim": int,
+    "output_dim": int,
+    "layers": list,
+    "attention": dict,
+    "hidden_dim": int,
+    "output_scale": float,
+    "local_output_scale": float,
+    "placeholder": str,
+    "image_encoder": str,
+}
 
 
 @dataclass(frozen=True)
@@ -78,10 +90,13 @@ class EliteConfig:
         missing = {"input_dim", "output_dim", "layers", "attention"} - set(value)
         if value.get("format") != FORMAT or missing:
             raise ValueError(f"{source} is not the configuration of an ELITE adapter.")
-        kinds = {"input_dim": int, "output_dim": int, "layers": list, "attention": dict}
-        wrong = [name for name, kind in kinds.items() if not isinstance(value[name], kind)]
-        if wrong:
-            raise ValueError(f"{source} has {wrong[0]} = {value[wrong[0]]!r}, expected a {kinds[wrong[0]].__name__}.")
+        for name, kind in _KINDS.items():
+            if name in value and not isinstance(value[name], (int, float) if kind is float else kind):
+                raise ValueError(f"{source} has {name} = {value[name]!r}, expected a value of type {kind.__name__}.")
+        for name, items in (("layers", value["layers"]), ("attention", value["attention"].values())):
+            odd = [item for item in items if type(item) is not int]
+            if odd:
+                raise ValueError(f"{source} has {odd[0]!r} in {name}, expected whole numbers alone.")
         chosen = {key: item for key, item in value.items() if key in known}
         return cls(**{**chosen, "layers": tuple(value["layers"])})
 
@@ -209,7 +224,9 @@ class EliteAdapter(nn.Module):
         """
         unet = None if self._unet is None else self._unet()
         if unet is not None:
-            remove_processors(unet)
+            mine = set(self.processors.values())
+            if any(attn.processor in mine for attn in cross_attention_layers(unet).values()):  # not another adapter's
+                remove_processors(unet)
         self._unet = None
         return self
 
@@ -250,7 +267,7 @@ class EliteAdapter(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, revision: str | None = None, subfolder: str | None = None
+        cls, source: str | Path, revision: str | None = None, subfolder: str | None = None, **hub: Any
     ) -> EliteAdapter:
         """Load an adapter written by `save_pretrained`.
 
@@ -258,6 +275,7 @@ class EliteAdapter(nn.Module):
             source: a folder or a Hub repository.
             revision: commit of the repository.
             subfolder: folder within the source.
+            **hub: as `files.find_file`: ``token``, ``cache_dir``, ``local_files_only``.
 
         Returns:
             The adapter, on the CPU, in the type of the file.
@@ -266,8 +284,8 @@ class EliteAdapter(nn.Module):
             FileNotFoundError: when the source holds no adapter.
             ValueError: for NaN weights, or shapes that do not fit the configuration.
         """
-        config_path = find_file(source, CONFIG_NAME, revision, subfolder)
-        weights_path = find_file(source, WEIGHTS_NAME, revision, subfolder)
+        config_path = find_file(source, CONFIG_NAME, revision, subfolder, **hub)
+        weights_path = find_file(source, WEIGHTS_NAME, revision, subfolder, **hub)
         if config_path is None or weights_path is None:
             raise FileNotFoundError(
                 f"{source} holds no ELITE adapter: {CONFIG_NAME} and {WEIGHTS_NAME} are needed"

@@ -31,6 +31,7 @@ __all__ = [
     "record_attention",
     "relative_map",
     "remove_processors",
+    "restore_processors",
     "reweight",
 ]
 
@@ -92,11 +93,24 @@ def install_processors(
     return ready
 
 
-def remove_processors(unet: nn.Module) -> None:
-    """Give every cross attention layer its own processor back."""
-    for attn in cross_attention_layers(unet).values():
+def remove_processors(unet: nn.Module) -> dict[str, EliteAttnProcessor]:
+    """Give every cross attention layer its own processor back.
+
+    Returns:
+        What was removed, by layer name, for `restore_processors`.
+    """
+    removed = {}
+    for name, attn in cross_attention_layers(unet).items():
         if isinstance(attn.processor, EliteAttnProcessor):
+            removed[name] = attn.processor
             attn.set_processor(attn.processor.base)
+    return removed
+
+
+def restore_processors(unet: nn.Module, removed: Mapping[str, EliteAttnProcessor]) -> None:
+    """Put back what `remove_processors` removed."""
+    for name, processor in removed.items():
+        unet.get_submodule(name).set_processor(processor)
 
 
 def check_processors(unet: nn.Module) -> dict[str, EliteAttnProcessor]:
@@ -144,12 +158,12 @@ def condition(unet: nn.Module, conditioning: Conditioning) -> Iterator[nn.Module
                 f"patch_embeddings must have width {width}, that of this UNet's text features, "
                 f"got {conditioning.patch_embeddings.shape[-1]}."
             )
-        if torch.is_grad_enabled():
+
+    def attach(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if conditioning.has_local and torch.is_grad_enabled():
             # Outside every checkpointed block, so that its second pass finds the same tensors. Without gradients each
             # layer projects at its first call instead: by then an offloaded UNet is where it computes.
             _project_all(active, processors)
-
-    def attach(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if "encoder_hidden_states" in kwargs:
             return args, {**kwargs, "encoder_hidden_states": _with(kwargs["encoder_hidden_states"], active)}
         return (*args[:2], _with(args[2], active), *args[3:]), kwargs

@@ -68,11 +68,11 @@ def load_pipeline(
         The pipeline, without progress bar for the toybox.
 
     Raises:
-        ValueError: for an unknown name.
-        FileNotFoundError: when a folder holds no pipeline.
+        ValueError: for a device that torch cannot compute on.
+        FileNotFoundError: for an unknown name, or a folder that holds no pipeline.
     """
     name = name or os.environ.get("ELITE_BACKBONE") or "toybox"
-    device = best_device() if device is None else torch.device(device)
+    device = _usable(best_device() if device is None else device)
     small = str(name) == "toybox" or device.type == "cpu"
     dtype = dtype or (torch.float32 if small else torch.float16)
     if str(name) == "toybox":
@@ -92,6 +92,18 @@ def load_pipeline(
     if str(name) == "toybox":
         pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """The device, tried: what is missing is said before anything is loaded."""
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA asserts
+        raise ValueError(
+            f'device must be one that torch can compute on here, such as "cpu", got {str(device)!r}: '
+            f"{str(error).splitlines()[0].rstrip('.')}."
+        ) from error
 
 
 @contextmanager

@@ -10,11 +10,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .adapter import EliteAdapter, EliteConfig
+from .adapter import WEIGHTS_NAME, EliteAdapter, EliteConfig
 from .features import default_layers
 from .files import check_finite, find_file, replacing
 from .fingerprint import fingerprint
@@ -32,6 +33,7 @@ def load_official(
     image_encoder: nn.Module | None = None,
     layers: Sequence[int] | None = None,
     revision: str | None = None,
+    **hub: Any,
 ) -> EliteAdapter:
     """An adapter from the authors' checkpoints.
 
@@ -43,6 +45,7 @@ def load_official(
         image_encoder: note the encoder's fingerprint in the adapter.
         layers: hidden states the mappers read; (24, 4, 8, 12, 16) for five when left out.
         revision: commit of the repository.
+        **hub: as `files.find_file`: ``token``, ``cache_dir``, ``local_files_only``.
 
     Returns:
         The adapter.
@@ -53,7 +56,7 @@ def load_official(
     """
     if not str(global_pt).endswith(".pt"):
         source = global_pt
-        global_pt, local_pt = (_locate(source, name, revision) for name in (GLOBAL_NAME, LOCAL_NAME))
+        global_pt, local_pt = (_locate(source, name, revision, **hub) for name in (GLOBAL_NAME, LOCAL_NAME))
     if local_pt is None:
         raise ValueError("local_pt is missing: give both global_mapper.pt and local_mapper.pt, or a folder with both.")
     first, second = _read(global_pt), _read(local_pt)
@@ -119,9 +122,48 @@ def convert(
     return load_official(global_pt, local_pt, revision=revision).save_pretrained(output)
 
 
-def _locate(source: str | Path, name: str, revision: str | None) -> Path:
-    path = find_file(source, name, revision) if Path(source).is_dir() else None
-    path = path or find_file(source, name, revision, _SUBFOLDER)
+def own_adapter(source: str | Path, folder: str, revision: str | None = None, **hub: Any) -> EliteAdapter | None:
+    """The adapter that a pipeline's folder or repository has in its subfolder ``folder``, or None.
+
+    Raises:
+        FileNotFoundError: when the Hub cannot be reached, though it was not forbidden to ask.
+    """
+    try:
+        found = find_file(source, WEIGHTS_NAME, revision, folder, **hub)
+    except FileNotFoundError:
+        from huggingface_hub import constants
+
+        if hub.get("local_files_only") or constants.HF_HUB_OFFLINE:
+            return None  # what was loaded from the cache has no adapter in it
+        raise
+    return None if found is None else EliteAdapter.from_pretrained(source, revision, folder, **hub)
+
+
+def named_adapter(source: str | Path, revision: str | None = None, **hub: Any) -> EliteAdapter:
+    """An adapter in our format, or the authors' two files, from a folder or repository.
+
+    Raises:
+        FileNotFoundError: when it holds neither.
+    """
+    unreachable = None
+    for name, folder in ((WEIGHTS_NAME, None), (GLOBAL_NAME, None), (GLOBAL_NAME, _SUBFOLDER)):
+        try:
+            found = find_file(source, name, revision, folder, **hub)
+        except FileNotFoundError as error:
+            unreachable = error  # offline, what is not in the cache may still be there under the next name
+            continue
+        if found is not None and name == WEIGHTS_NAME:
+            return EliteAdapter.from_pretrained(source, revision, **hub)
+        if found is not None:
+            return load_official(source, revision=revision, **hub)
+    raise unreachable or FileNotFoundError(
+        f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}."
+    )
+
+
+def _locate(source: str | Path, name: str, revision: str | None, **hub: Any) -> Path:
+    path = find_file(source, name, revision, **hub) if Path(source).is_dir() else None
+    path = path or find_file(source, name, revision, _SUBFOLDER, **hub)
     if path is None:
         raise FileNotFoundError(f"{source} holds no {name}, neither at its top nor in {_SUBFOLDER}/.")
     return path
@@ -152,6 +194,9 @@ def _infer_config(
     chosen = tuple(layers) if layers is not None else default_layers(24)[: len(numbers)]
     if len(chosen) != len(numbers):
         raise ValueError(f"layers must name {len(numbers)} layers, one for each mapping of {path}, got {len(chosen)}.")
+    for name in (*sorted(needed), *(name for name in tensors if name.endswith("_to_k.weight"))):
+        if tensors[name].ndim != 2:
+            raise ValueError(f"{path} has {name} of shape {tuple(tensors[name].shape)}, expected two dimensions.")
     hidden_dim, input_dim = tensors["mapping_0.0.weight"].shape
     attention = {
         name.removesuffix("_to_k.weight"): tensor.shape[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def assign_concepts(
     if isinstance(concept, Mapping):
         marks = []
         for prompt in prompts:
-            present = [mark for mark in concept if mark in prompt]
+            present = _present(prompt, concept)
             if not present:
                 raise ValueError(f"prompt holds none of the placeholders {sorted(concept)}: {prompt!r}.")
             if len(present) > 1:
@@ -164,3 +164,13 @@ def assign_concepts(
     if len({(item.words.shape, item.patch_embeddings.shape) for item in chosen}) > 1:
         raise ValueError("the concepts of one batch must have equal shapes: encode them with one pipeline.")
     return chosen, marks
+
+
+def _present(prompt: str, marks: Iterable[str]) -> list[str]:
+    """Which placeholders a prompt holds; the longest are looked for first, so that "S10" does not hold "S1" too."""
+    found = []
+    for mark in sorted(marks, key=len, reverse=True):
+        if mark in prompt:
+            found.append(mark)
+            prompt = prompt.replace(mark, "\0")  # no character of another placeholder
+    return found

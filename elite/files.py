@@ -125,7 +125,9 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         raise ValueError(f"{path} is not a safetensors file, or damaged: {error}.") from error
 
 
-def find_file(source: str | Path, name: str, revision: str | None = None, subfolder: str | None = None) -> Path | None:
+def find_file(
+    source: str | Path, name: str, revision: str | None = None, subfolder: str | None = None, **hub: Any
+) -> Path | None:
     """A file of a local folder, or of a Hub repository (downloaded on first use).
 
     Args:
@@ -133,6 +135,7 @@ def find_file(source: str | Path, name: str, revision: str | None = None, subfol
         name: file name.
         revision: commit of the repository; ignored for folders.
         subfolder: folder within the source.
+        **hub: for ``hf_hub_download``: ``token``, ``cache_dir``, ``local_files_only``; ignored for folders.
 
     Returns:
         Its local path, or None when the source does not hold it.
@@ -150,7 +153,7 @@ def find_file(source: str | Path, name: str, revision: str | None = None, subfol
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(hf_hub_download(str(source), name, subfolder=subfolder, revision=revision))
+        return Path(hf_hub_download(str(source), name, subfolder=subfolder, revision=revision, **hub))
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(f"{str(source)!r} is neither a folder nor a Hub repository that exists.") from error
     except LocalEntryNotFoundError as error:

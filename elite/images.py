@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from os import PathLike
 from pathlib import Path
 
@@ -26,9 +27,8 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
         ValueError: when the file is no picture, is truncated, or has no pixels.
     """
     image, name = _open(source, "image")
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ("1", "L", "RGB", "P") and "transparency" in image.info:  # one colour, or some, stand for nothing
+        image = image.convert("RGBA")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La"):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -54,7 +54,6 @@ def read_mask(source: str | Path | Image.Image, size: tuple[int, int]) -> Image.
         ValueError: when it cannot be read, has another size than the picture, or marks nothing.
     """
     image, name = _open(source, "mask")
-    image = ImageOps.exif_transpose(image)
     if image.size != tuple(size):
         raise ValueError(
             f"mask {name} is {image.width} × {image.height} pixels, but its picture is {size[0]} × {size[1]}: "
@@ -83,7 +82,7 @@ def apply_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _open(source: str | Path | Image.Image, argument: str) -> tuple[Image.Image, str]:
-    """The loaded picture of an argument, and what to call it."""
+    """The loaded picture of an argument, upright, and what to call it."""
     if isinstance(source, Image.Image):
         image, name = source, "picture"
         if 0 in image.size:
@@ -110,7 +109,8 @@ def _open(source: str | Path | Image.Image, argument: str) -> tuple[Image.Image,
             raise ValueError(f"{name} is not a picture that can be read: {error}") from error
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        image = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
         raise ValueError(f"{name} is truncated or damaged: {error}") from error
     if 0 in image.size:
         raise ValueError(f"{name} has no pixels: it is {image.width} × {image.height}.")

@@ -12,14 +12,21 @@ import torch
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor
 
-from .adapter import WEIGHTS_NAME, EliteAdapter
+from .adapter import EliteAdapter
 from .arguments import check_numbers, check_prompts, fusion_weights
-from .attention import Conditioning, check_processors, condition
-from .checkpoints import GLOBAL_NAME, load_official
+from .attention import (
+    Conditioning,
+    check_processors,
+    condition,
+    cross_attention_layers,
+    remove_processors,
+    restore_processors,
+)
+from .checkpoints import named_adapter, own_adapter
 from .concept import Concept, assign_concepts
 from .encoding import encode_pictures
 from .features import check_layers
-from .files import check_finite, find_file, read_json, write_json
+from .files import check_finite, read_json, write_json
 from .fingerprint import fingerprint
 from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
 from .stock import StableDiffusionPipeline
@@ -76,8 +83,7 @@ class ElitePipeline(StableDiffusionPipeline):
         Raises:
             ValueError: when it does not fit the UNet, text encoder or image encoder.
         """
-        if self.image_encoder is None:
-            raise ValueError("image_encoder is missing: ELITE reads pictures with a CLIP image encoder; load one.")
+        self._check_image_encoder()
         config, vision = adapter.config, self.image_encoder.config
         check_layers(config.layers, vision.num_hidden_layers)
         for what, mine, theirs in (
@@ -92,12 +98,19 @@ class ElitePipeline(StableDiffusionPipeline):
                 "the adapter was trained with another image_encoder of the same shape: its words would mean nothing "
                 f"here (it was made for {config.image_encoder}, this pipeline's is {here})."
             )
-        if self._adapter is not None:
-            self._adapter.detach()
-        adapter.attach(self.unet)
+        before = {} if self._adapter is None else remove_processors(self.unet)
+        try:
+            adapter.attach(self.unet)
+        except ValueError:
+            restore_processors(self.unet, before)
+            raise
         self._adapter = adapter
         self._move_mappers()
         return self
+
+    def _check_image_encoder(self) -> None:
+        if self.image_encoder is None:
+            raise ValueError("image_encoder is missing: ELITE reads pictures with a CLIP image encoder; load one.")
 
     @classmethod
     def from_pretrained(
@@ -114,29 +127,32 @@ class ElitePipeline(StableDiffusionPipeline):
             adapter: None takes the folder's own ``elite/`` when it has one; a path or repository holds an adapter or
                 the authors' two files; "init" makes an untrained one.
             adapter_revision: commit of the adapter's repository.
-            **kwargs: as the base class: ``torch_dtype``, ``revision``, components such as ``image_encoder``.
+            **kwargs: as the base class: ``torch_dtype``, ``revision``, components such as ``image_encoder``; ``token``,
+                ``cache_dir`` and ``local_files_only`` hold for the adapter too.
 
         Returns:
             The pipeline; without any adapter it can only do what the base class does.
 
         Raises:
-            FileNotFoundError: when the adapter does not exist.
+            FileNotFoundError: when the adapter does not exist, or the Hub cannot be asked whether it does.
             ValueError: when it does not fit, or a weight is NaN or infinite.
         """
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         for name, part in pipe.components.items():
             if isinstance(part, torch.nn.Module):
                 check_finite(dict(part.named_parameters()), f"{name} of {pretrained_model_name_or_path}")
+        hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
         if adapter is None:
-            source, revision = pretrained_model_name_or_path, kwargs.get("revision")
-            if _has_adapter(source, revision):
-                pipe.attach_adapter(EliteAdapter.from_pretrained(source, revision, ADAPTER_FOLDER))
+            own = own_adapter(pretrained_model_name_or_path, ADAPTER_FOLDER, kwargs.get("revision"), **hub)
+            if own is not None:
+                pipe.attach_adapter(own)
         elif isinstance(adapter, EliteAdapter):
             pipe.attach_adapter(adapter)
         elif adapter == "init":
+            pipe._check_image_encoder()
             pipe.attach_adapter(EliteAdapter.for_models(pipe.unet, pipe.text_encoder, pipe.image_encoder))
         else:
-            pipe.attach_adapter(_load_adapter(adapter, adapter_revision))
+            pipe.attach_adapter(named_adapter(adapter, adapter_revision, **hub))
         return pipe
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -144,28 +160,48 @@ class ElitePipeline(StableDiffusionPipeline):
 
         Args:
             save_directory: where; made when it does not exist.
-            **kwargs: as the base class.
+            **kwargs: as the base class, but for ``push_to_hub``.
 
         Raises:
+            ValueError: when it is asked to push to the Hub.
             RuntimeError: when the adapter's attention processors were replaced.
             OSError: when the folder cannot be written to.
         """
+        if kwargs.get("push_to_hub"):
+            raise ValueError(
+                "push_to_hub cannot be used, it would leave the adapter out: save the folder, then upload it by "
+                "huggingface_hub.upload_folder(repo_id=..., folder_path=...)."
+            )
         folder = Path(save_directory)
         if self._adapter is not None:
             check_processors(self.unet)
         folder.mkdir(parents=True, exist_ok=True)
-        if self._adapter is None:
-            super().save_pretrained(folder, **kwargs)
-        else:
-            self._adapter.detach()  # or the UNet's file would carry the adapter's weights too
-            try:
-                super().save_pretrained(folder, **kwargs)
-            finally:
-                self._adapter.attach(self.unet)
+        # Or the UNet's file would carry weights of an adapter too: ours, or that of a pipeline with the same UNet.
+        removed = {} if self.unet is None else remove_processors(self.unet)
+        try:
+            super().save_pretrained(str(folder), **kwargs)
+        finally:
+            restore_processors(self.unet, removed)
+        if self._adapter is not None:
             self._adapter.save_pretrained(folder / ADAPTER_FOLDER)
         index = folder / "model_index.json"
         # The base class's name, so that diffusers loads the folder without knowing about ELITE.
         write_json(index, {**read_json(index), "_class_name": StableDiffusionPipeline.__name__})
+
+    def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Unload LoRA weights, as the base class.
+
+        Raises:
+            RuntimeError: while a fused LoRA is part of the base model's keys or values beside an adapter.
+        """
+        if self._adapter is not None:
+            for attn in cross_attention_layers(self.unet).values():
+                if getattr(attn.to_k, "merged", False) or getattr(attn.to_v, "merged", False):
+                    raise RuntimeError(
+                        "unload_lora_weights cannot be used while a LoRA is fused: it counts for ELITE's keys and "
+                        "values only while it is loaded; call unfuse_lora first, or keep it loaded."
+                    )
+        super().unload_lora_weights(*args, **kwargs)
 
     def to(self, *args: Any, **kwargs: Any) -> ElitePipeline:
         """Move or cast all parts, the adapter too."""
@@ -256,9 +292,12 @@ class ElitePipeline(StableDiffusionPipeline):
         prompts = check_prompts(prompt, given)
         chosen, marks = assign_concepts(prompts, concept, placeholder or adapter.config.placeholder or PLACEHOLDER)
         encoder_id = adapter.encoder_id(self.image_encoder)
-        for item in {id(item): item for item in chosen}.values():
+        distinct = {id(item): item for item in chosen}
+        for item in distinct.values():
             item.check_encoder(encoder_id)
         weight = fusion_weights(fusion_weight, len(prompts))
+        here = {key: item.to(self._execution_device) for key, item in distinct.items()}
+        chosen = [here[id(item)] for item in chosen]
         injected = select_words(torch.stack([item.words for item in chosen]), words)  # (B, n, d)
         prompts = self.maybe_convert_prompt(prompts, self.tokenizer)  # tokens of a textual inversion
         tokenized = tokenize(self.tokenizer, prompts, marks, num_words=injected.shape[1])
@@ -293,29 +332,3 @@ class ElitePipeline(StableDiffusionPipeline):
             yield
         finally:
             unscale_lora_layers(self.text_encoder, scale)
-
-
-def _has_adapter(source: str | Path, revision: str | None) -> bool:
-    """Whether a pipeline's own folder or repository has an adapter in ``elite/``."""
-    try:
-        return find_file(source, WEIGHTS_NAME, revision, ADAPTER_FOLDER) is not None
-    except FileNotFoundError:
-        return False  # a repository that was loaded from the cache, offline, without an adapter in it
-
-
-def _load_adapter(source: str | Path, revision: str | None) -> EliteAdapter:
-    """An adapter in our format, or the authors' two files, from a folder or repository."""
-    unreachable = None
-    for name, folder in ((WEIGHTS_NAME, None), (GLOBAL_NAME, None), (GLOBAL_NAME, "checkpoints")):
-        try:
-            found = find_file(source, name, revision, folder)
-        except FileNotFoundError as error:
-            unreachable = error  # offline, what is not in the cache may still be there under the next name
-            continue
-        if found is not None and name == WEIGHTS_NAME:
-            return EliteAdapter.from_pretrained(source, revision)
-        if found is not None:
-            return load_official(source, revision=revision)
-    raise unreachable or FileNotFoundError(
-        f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}."
-    )

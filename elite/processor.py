@@ -63,16 +63,19 @@ class Active:
     local: dict[EliteAttnProcessor, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _heads: dict[EliteAttnProcessor, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _marks: dict[tuple, Tensor] = field(default_factory=dict)
+    _constant: set[EliteAttnProcessor] = field(default_factory=set)  # projected without gradients
 
     def local_of(self, processor: EliteAttnProcessor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """K^l and V^l of one layer, projected on first use and kept."""
-        if processor not in self.local:
+        """K^l and V^l of one layer, projected on first use and kept; once more when gradients were off before."""
+        needs_gradients = torch.is_grad_enabled()
+        if processor not in self.local or (needs_gradients and processor in self._constant):
             self.local[processor] = processor.project_local(self.conditioning.patch_embeddings, device)
+            (self._constant.discard if needs_gradients else self._constant.add)(processor)
         return self.local[processor]
 
     def local_heads(self, processor: EliteAttnProcessor, attn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
         """The same as (B, h, p², c) beside a query, kept too when no gradient needs to find its way back."""
-        if processor in self._heads:
+        if processor in self._heads and not torch.is_grad_enabled():
             return self._heads[processor]
         key, value = self.local_of(processor, like.device)
         heads = _heads(attn, key.to(like.dtype), attn.norm_k), _heads(attn, value.to(like.dtype))
@@ -167,7 +170,8 @@ class EliteAttnProcessor(nn.Module):
         """
         if not isinstance(encoder_hidden_states, ConditionedText):
             if self.recorder is None:
-                return self.base(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+                more = {} if temb is None else {"temb": temb}  # sliced attention does not know this argument
+                return self.base(attn, hidden_states, encoder_hidden_states, attention_mask, **more)
             encoder_hidden_states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
             text, active = encoder_hidden_states, None
         else:

@@ -218,14 +218,16 @@ def encode_prompts(text_encoder: CLIPTextModel, tokenized: TokenizedPrompts, wor
             f"got {tuple(input_ids.shape)} and {tuple(word_index.shape)}."
         )
     device = text_encoder.get_input_embeddings().weight.device
+    # Weights that are offloaded one by one are on "meta" until they are used: accelerate then moves the ids itself.
+    ids = input_ids if device.type == "meta" else input_ids.to(device)
     if words is None:
-        return text_encoder(input_ids.to(device))[0]
+        return text_encoder(ids)[0]
     width = text_encoder.config.hidden_size
     if words.ndim != 3 or words.shape[0] != input_ids.shape[0] or words.shape[2] != width:
         raise ValueError(f"words must be ({input_ids.shape[0]}, n, {width}), got {tuple(words.shape)}.")
     _check_fits(input_ids, word_index, words.shape[1], text_encoder.config.eos_token_id)
     with inject_words(text_encoder, words, word_index):
-        return text_encoder(input_ids.to(device))[0]
+        return text_encoder(ids)[0]
 
 
 def _check_fits(input_ids: Tensor, word_index: Tensor, count: int, eos: int) -> None:

@@ -99,8 +99,17 @@ def test_what_is_no_adapter_is_refused(tmp_path, saved):
         EliteAdapter.from_pretrained(tmp_path / "nowhere")
     config = json.loads((saved / CONFIG_NAME).read_text())
     (saved / CONFIG_NAME).write_text(json.dumps({**config, "layers": 5}))
-    with pytest.raises(ValueError, match="has layers = 5, expected a list"):
+    with pytest.raises(ValueError, match="has layers = 5, expected a value of type list"):
         EliteAdapter.from_pretrained(saved)
+    for change, sentence in (
+        ({"layers": [6, "1"]}, "has '1' in layers, expected whole numbers"),
+        ({"attention": dict.fromkeys(config["attention"], 1.5)}, r"has 1\.5 in attention, expected whole numbers"),
+        ({"hidden_dim": "8"}, "has hidden_dim = '8', expected a value of type int"),
+        ({"output_scale": "big"}, "has output_scale = 'big', expected a value of type float"),
+    ):
+        (saved / CONFIG_NAME).write_text(json.dumps({**config, **change}))
+        with pytest.raises(ValueError, match=sentence):
+            EliteAdapter.from_pretrained(saved)
     (saved / CONFIG_NAME).write_text(json.dumps({"hidden_size": 3}))
     with pytest.raises(ValueError, match="not the configuration of an ELITE adapter"):
         EliteAdapter.from_pretrained(saved)

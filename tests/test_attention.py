@@ -183,9 +183,8 @@ def test_word_map_is_the_mean_over_heads_layers_and_calls(unet):
         record.word_map(0, 8, layers="nowhere")
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_reach_patches_keys_and_values(checkpointing):
-    """Checkpointed blocks run again in backward, when the context is long closed."""
+def gradients(checkpointing):
+    """Those of the patch embeddings, then of every processor's weights, on a model that is always the same."""
     torch.manual_seed(0)
     model = tiny_unet().requires_grad_(False).train()
     processors = install_processors(model)
@@ -197,13 +196,31 @@ def test_gradients_reach_patches_keys_and_values(checkpointing):
         values = local_values(model)
     assert [v.shape for v in values] == [(2, PATCHES, p.to_v_local.out_features) for p in processors.values()]
     (out.square().mean() + sum(v.abs().mean() for v in values)).backward()
-    grads = [patches.grad, *(p.grad for processor in processors.values() for p in processor.parameters())]
-    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
-    if not checkpointing:
-        test_gradients_reach_patches_keys_and_values.plain = grads
-    else:
-        for mine, plain in zip(grads, test_gradients_reach_patches_keys_and_values.plain, strict=True):
-            torch.testing.assert_close(mine, plain)
+    return [patches.grad, *(p.grad for processor in processors.values() for p in processor.parameters())]
+
+
+def test_gradients_reach_patches_keys_and_values_also_through_checkpoints():
+    """Checkpointed blocks run again in backward, when the context is long closed."""
+    plain = gradients(checkpointing=False)
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in plain)
+    for mine, other in zip(gradients(checkpointing=True), plain, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_was_projected_without_gradients_is_projected_again_when_they_are_on(checkpointing):
+    torch.manual_seed(0)
+    model = tiny_unet().requires_grad_(False).train()
+    processor = next(iter(install_processors(model).values()))
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    with condition(model, Conditioning(PATCH_EMBEDDINGS, INDEX)):
+        with torch.no_grad():
+            before = model(LATENTS, 10, encoder_hidden_states=TEXT).sample
+        after = model(LATENTS, 10, encoder_hidden_states=TEXT).sample
+    torch.testing.assert_close(after, before)
+    after.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in processor.parameters())
 
 
 def test_local_keys_and_values_are_projected_once_per_generation(unet):

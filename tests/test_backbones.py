@@ -24,6 +24,12 @@ def test_unknown_names_are_refused(tmp_path):
             load_pipeline(wrong, device="cpu")
 
 
+def test_a_device_that_cannot_compute_is_refused_before_anything_is_loaded():
+    for wrong in ("cuda:99", "nowhere"):
+        with pytest.raises(ValueError, match=f"device must be one that torch can compute on here, .* got '{wrong}'"):
+            load_pipeline("no-such-model", device=wrong)
+
+
 def test_device_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("ELITE_DEVICE", "cpu")
     assert best_device() == torch.device("cpu")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import psutil
+import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
-from bench import generation, measure
+from bench import __main__ as bench
+from bench import generation, measure, train
 
 
 def test_contestants_take_turns_and_the_first_run_does_not_count():
@@ -39,3 +43,20 @@ def test_peak_memory_grows_with_what_is_held_and_does_not_fall_again():
     assert after > psutil.Process().memory_info().rss / 2**20 * 0.95
     del held
     assert measure.own_peak_mb() > 0.98 * after  # the kernel counts in coarse steps
+
+
+@pytest.mark.parametrize(("slower", "status"), [(1.0, 0), (1.3, 1)])
+def test_a_missed_bar_fails_the_run_after_its_results_are_written(monkeypatch, tmp_path, slower, status):
+    seconds = {"plain": 1.0, "ip_adapter": 1.0, "elite": slower, "naive": 9.0, "ours": 1.0}
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(bench, "contestants", lambda heading, steps: seconds)
+    monkeypatch.setattr(bench, "concept_ms", lambda repeats: 1.0)
+    monkeypatch.setattr(measure, "interleaved", lambda runs, repeats: {name: [taken] for name, taken in runs.items()})
+    for module, name in ((measure, "import_ms"), (measure, "peak_memory_mb"), (generation, "agree"), (train, "agree")):
+        monkeypatch.setattr(module, name, lambda given: 0.0)
+    app = typer.Typer()
+    app.command()(bench.main)
+    run = CliRunner().invoke(app, ["--threads", "1"])
+    assert run.exit_code == status, run.output
+    assert (tmp_path / "results.json").is_file()
+    assert ("missed: generation_over_plain, generation_over_plain_toybox" in run.output) == bool(status)

@@ -50,6 +50,8 @@ def test_only_plain_tensors_are_read(official):
         (lambda d: d.pop("mapping_2.6.bias"), "misses weight"),
         (lambda d: d.update({"extra": torch.zeros(1)}), "unknown weight extra"),
         (lambda d: [d.pop(key) for key in list(d) if key.startswith("mapping")], "has no mapping_0"),
+        (lambda d: d.update({"mapping_0.0.weight": torch.zeros(3)}), r"of shape \(3,\), expected two dimensions"),
+        (lambda d: d.update({next(k for k in d if k.endswith("_to_k.weight")): torch.tensor(0.0)}), "two dimensions"),
         (lambda d: d.clear(), "flat dictionary"),
     ],
 )

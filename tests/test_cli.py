@@ -145,6 +145,42 @@ def test_an_output_that_is_a_file_is_refused_before_the_model_is_loaded(model, t
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_an_output_that_is_a_folder_or_a_link_to_nothing_is_refused_before_the_model_is_loaded(model, tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "nothing")
+    for name, says in (("folder", "is a folder"), ("link", "is a link to nothing")):
+        encode = run("encode", "--model", "no-such-model", "--image", model / "dog.png", "--overwrite",
+                     "--output", tmp_path / f"{name}.safetensors")  # fmt: skip
+        assert encode.exit_code == 2 and says in encode.stderr
+    drawn = run("generate", "--model", "no-such-model", "--image", model / "dog.png", "--prompt", "a S*",
+                "--output", tmp_path / "link.safetensors")  # fmt: skip
+    assert drawn.exit_code == 2 and "is a link to nothing" in drawn.stderr
+
+
+def test_two_runs_into_one_folder_do_not_overwrite_each_other(model, tmp_path, monkeypatch):
+    module = sys.modules[use_sampler.__module__]
+    save = module._save
+
+    def save_while_another_run_writes(picture, path, facts):
+        save(picture, path, facts)
+        if not (tmp_path / "001.png").exists():
+            (tmp_path / "001.png").write_text("of another run")
+
+    monkeypatch.setattr(module, "_save", save_while_another_run_writes)
+    assert generate(model, tmp_path, "--num-images", 2).exit_code == 0
+    assert (tmp_path / "001.png").read_text() == "of another run"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000.png", "001.png", "002.png"]
+
+
+def test_a_name_whose_picture_cannot_be_written_is_given_back(tmp_path):
+    module = sys.modules[use_sampler.__module__]
+    path = module._claim_name(tmp_path)
+    assert module._claim_name(tmp_path) != path
+    with pytest.raises(AttributeError):
+        module._save(None, path, {})
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("sampler", list(Sampler))
 def test_every_sampler_draws_on_the_models_own_schedule(fresh, concept, sampler):
     own = fresh.scheduler.config

@@ -56,6 +56,13 @@ def test_concepts_go_to_prompts_one_for_all_one_each_or_by_placeholder(concept):
     assert chosen == [OTHER, concept] and marks == ["<dog>", "<cat>"]
 
 
+def test_a_placeholder_that_begins_like_another_is_told_apart(concept):
+    subjects = {"S1": concept, "S10": OTHER}
+    assert assign_concepts(["a S10", "a S1"], subjects) == ([OTHER, concept], ["S10", "S1"])
+    with pytest.raises(ValueError, match="one subject a prompt"):
+        assign_concepts(["S1 and S10"], subjects)
+
+
 def test_wrong_assignments_are_refused(concept):
     with pytest.raises(ValueError, match="list of 1, but there are 2"):
         assign_concepts(["S*", "S*"], [concept])

@@ -45,6 +45,16 @@ def test_transparent_parts_become_white():
     assert read[0, 0].tolist() == [10, 20, 30] and (read[1:] == 255).all()
 
 
+def test_one_transparent_colour_becomes_white_too(tmp_path):
+    for mode, colour, clear in (("RGB", (10, 20, 30), (200, 0, 0)), ("L", 50, 90)):
+        image = Image.new(mode, (4, 4), clear)
+        image.putpixel((0, 0), colour)
+        image.save(tmp_path / "a.png", transparency=clear)
+        read = np.asarray(read_image(tmp_path / "a.png"))
+        assert read[0, 0].tolist() == ([10, 20, 30] if mode == "RGB" else [50] * 3)
+        assert (read[1:] == 255).all()
+
+
 def test_exif_rotation_is_applied(tmp_path):
     image = picture(size=(12, 8))
     exif = Image.Exif()
@@ -64,6 +74,8 @@ def test_pictures_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     picture(size=(64, 64)).save(tmp_path / "whole.jpg")
     (tmp_path / "truncated.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
+    picture(size=(8, 8)).save(tmp_path / "exif.png", exif=b"Exif\0\0not a TIFF header")
+    picture(size=(8, 8)).save(tmp_path / "short exif.png", exif=b"Exif\0\0II*\0")
     for name, width, height in (("none wide", 0, 5), ("bomb", 30000, 30000)):
         header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
         chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
@@ -71,6 +83,8 @@ def test_pictures_that_cannot_be_read_are_refused(tmp_path):
     for name, sentence in (
         ("truncated.png", "truncated or damaged"),
         ("truncated.jpg", "truncated or damaged"),
+        ("exif.png", "truncated or damaged"),
+        ("short exif.png", "truncated or damaged"),
         ("empty.png", "no pixels"),
         ("text.png", "not a picture that can be read: it is of another kind, damaged or without pixels"),
         ("none wide.png", "without pixels"),

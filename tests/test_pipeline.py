@@ -15,10 +15,11 @@ import torch
 from diffusers import DiffusionPipeline, LMSDiscreteScheduler, StableDiffusionPipeline
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
+from safetensors.torch import load_file
 
 from elite.adapter import EliteAdapter
 from elite.attention import Conditioning, check_processors, remove_processors
-from elite.checkpoints import save_official
+from elite.checkpoints import own_adapter, save_official
 from elite.concept import Concept
 from elite.fingerprint import fingerprint
 from elite.pipeline import ElitePipeline
@@ -182,8 +183,26 @@ def test_lora_weights_count_beside_a_concept(fresh, concept, tmp_path):
     assert not torch.allclose(with_lora, half, atol=1e-3)
     fresh.fuse_lora(lora_scale=0.5)
     torch.testing.assert_close(generate(fresh, concept=concept), half, atol=1e-4, rtol=0)
+    with pytest.raises(RuntimeError, match="call unfuse_lora first"):  # the base model alone would keep the update
+        fresh.unload_lora_weights()
+    torch.testing.assert_close(generate(fresh, concept=concept), half, atol=1e-4, rtol=0)
+    fresh.unfuse_lora()
     fresh.unload_lora_weights()
-    torch.testing.assert_close(generate(fresh, concept=concept), plain)
+    torch.testing.assert_close(generate(fresh, concept=concept), plain, atol=1e-4, rtol=0)
+
+
+def test_concepts_on_several_devices_come_to_where_the_pipeline_computes(fresh, concept, other, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def encode(encoder, tokenized, words):
+        assert words.is_meta and words.shape[0] == 3
+        raise Reached
+
+    monkeypatch.setattr(ElitePipeline, "_execution_device", property(lambda pipe: torch.device("meta")))
+    monkeypatch.setattr("elite.pipeline.encode_prompts", encode)
+    with pytest.raises(Reached):
+        generate(fresh, [PROMPT] * 3, concept=[concept, other.to("meta"), concept])
 
 
 def test_offload_gives_the_same_picture(fresh, concept):
@@ -243,6 +262,41 @@ def test_a_folder_without_adapter_gets_one_only_when_asked(stock, concept, tmp_p
         ElitePipeline.from_pretrained(tmp_path, adapter=tmp_path / "unet")
 
 
+def test_an_untrained_adapter_needs_an_image_encoder(stock, tmp_path):
+    parts = {**stock.components, "image_encoder": None}
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="image_encoder is missing"):
+        ElitePipeline.from_pretrained(tmp_path, adapter="init")
+
+
+def test_pushing_to_the_hub_is_refused_before_anything_is_written(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"huggingface_hub\.upload_folder"):
+        tiny.save_pretrained(tmp_path / "folder", push_to_hub=True)
+    assert not (tmp_path / "folder").exists()
+    assert callable(huggingface_hub.upload_folder)
+
+
+def test_saving_one_of_two_pipelines_with_one_adapter_leaves_both_whole(fresh, concept, tmp_path):
+    first = fresh
+    second = ElitePipeline(**{**first.components, "unet": copy.deepcopy(first.unet)}, requires_safety_checker=False)
+    remove_processors(second.unet)
+    second.set_progress_bar_config(disable=True)
+    second.attach_adapter(first.adapter)
+    before = generate(first, concept=concept)
+    first.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    assert not any("processor" in name for name in saved)
+    for pipe in (first, second):
+        torch.testing.assert_close(generate(pipe, concept=concept), before)
+
+
+def test_a_pipeline_without_adapter_saves_a_clean_unet_that_it_shares(tiny, tmp_path):
+    bare = ElitePipeline(**tiny.components, requires_safety_checker=False)
+    bare.save_pretrained(tmp_path)
+    assert not any("processor" in name for name in load_file(tmp_path / "unet/diffusion_pytorch_model.safetensors"))
+    check_processors(tiny.unet)
+
+
 def test_a_base_model_with_nan_weights_is_refused_when_it_is_loaded(stock, tmp_path):
     broken = copy.deepcopy(stock.unet)
     broken.conv_in.weight[0, 0, 0, 0] = float("nan")
@@ -280,6 +334,34 @@ def test_the_authors_files_load_offline_from_the_cache(tiny, stock, tmp_path, mo
     (tmp_path / "checkpoints" / "global_mapper.pt").unlink()
     with pytest.raises(FileNotFoundError, match="the Hub cannot be reached"):
         ElitePipeline.from_pretrained(tmp_path / "base", adapter="owner/name")
+
+
+def test_options_of_the_hub_hold_for_the_adapter_too(tiny, stock, tmp_path, monkeypatch):
+    stock.save_pretrained(tmp_path / "base")
+    tiny.adapter.save_pretrained(tmp_path / "adapter")
+    asked = []
+
+    def download(repository, name, **options):
+        asked.append(options)
+        return str(tmp_path / "adapter" / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    options = {"token": "secret", "cache_dir": str(tmp_path / "cache"), "local_files_only": False}
+    ElitePipeline.from_pretrained(tmp_path / "base", adapter="owner/name", adapter_revision="abc", **options)
+    assert asked and all(each == {"subfolder": None, "revision": "abc", **options} for each in asked)
+
+
+def test_an_unreachable_hub_is_not_taken_for_a_repository_without_adapter(monkeypatch):
+    def unreachable(repository, name, **options):
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(FileNotFoundError, match="the Hub cannot be reached"):
+        own_adapter("owner/name", "elite")
+    assert own_adapter("owner/name", "elite", local_files_only=True) is None
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert own_adapter("owner/name", "elite") is None
 
 
 # --- errors, before any work ------------------------------------------------------------------------------------
@@ -342,7 +424,7 @@ def test_negative_steps_are_refused_without_a_concept_too(tiny, no_work):
 
 
 def test_replaced_processors_are_noticed_at_the_next_call_and_attach_puts_them_back(fresh, concept, tmp_path):
-    before = generate(fresh, concept=concept)
+    before, plain = generate(fresh, concept=concept), generate(fresh)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fresh.enable_attention_slicing()
@@ -353,6 +435,7 @@ def test_replaced_processors_are_noticed_at_the_next_call_and_attach_puts_them_b
     assert not (tmp_path / "folder").exists()
     fresh.adapter.attach(fresh.unet)
     torch.testing.assert_close(generate(fresh, concept=concept), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(generate(fresh), plain, atol=1e-5, rtol=0)  # sliced, by the processors beneath
 
 
 def test_masks_that_leave_no_patch_are_refused(tiny):
@@ -375,4 +458,20 @@ def test_an_adapter_of_another_model_is_refused(tiny, fresh):
     ):
         with pytest.raises(ValueError, match=sentence):
             fresh.attach_adapter(EliteAdapter(replace(tiny.adapter.config, hidden_dim=8, **change)))
+    check_processors(fresh.unet)
+
+
+def test_a_refused_adapter_leaves_the_one_before_in_place(tiny, fresh, concept):
+    before, old = generate(fresh, concept=concept), fresh.adapter
+    config = replace(old.config, attention=dict.fromkeys(old.config.attention, 7))
+    with pytest.raises(ValueError, match="made for another base model"):
+        fresh.attach_adapter(EliteAdapter(config))
+    assert fresh.adapter is old
+    assert torch.equal(generate(fresh, concept=concept), before)
+
+
+def test_an_adapter_that_was_replaced_takes_nothing_with_it(fresh):
+    old = fresh.adapter
+    fresh.attach_adapter(copy.deepcopy(old))
+    old.detach()
     check_processors(fresh.unet)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from elite.prompts import PLACEHOLDER, TEMPLATES, TokenizedPrompts, encode_prompts, select_words, tokenize
 from tests.helpers import LENGTH, WIDTH, draw, tiny_tokenizer
@@ -87,6 +90,16 @@ def test_text_encoder_is_itself_again_after_an_injection(tiny):
     with pytest.raises(ValueError, match="words must be"):
         encode_prompts(tiny.text_encoder, tokenized, draw(1, 1, WIDTH + 1))
     assert torch.equal(encode_prompts(tiny.text_encoder, tokenized), before)
+
+
+def test_a_text_encoder_that_is_offloaded_layer_by_layer_gives_the_same_features(tiny):
+    tokenized, words = tokenize(tiny.tokenizer, "a S*"), draw(1, 1, WIDTH)
+    encoder = copy.deepcopy(tiny.text_encoder)
+    expected = [encode_prompts(encoder, tokenized, given) for given in (words, None)]
+    cpu_offload(encoder, execution_device=torch.device("cpu"))
+    assert encoder.get_input_embeddings().weight.is_meta
+    for given, before in zip((words, None), expected, strict=True):
+        torch.testing.assert_close(encode_prompts(encoder, tokenized, given), before)
 
 
 def test_gradients_reach_the_words(tiny):

@@ -42,9 +42,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: naming the folder.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder, *folder.absolute().parents) if _taken(path))
     if not existing.is_dir():
-        raise OSError(f"output {folder} cannot be written: {existing} is a file, not a folder.")
+        kind = "a file" if existing.exists() else "a link to nothing"
+        raise OSError(f"output {folder} cannot be written: {existing} is {kind}, not a folder.")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -58,11 +59,19 @@ def check_new_file(path: Path, overwrite: bool) -> None:
     """Refuse to replace a file unless asked to.
 
     Raises:
-        OSError: when it exists, or its folder cannot be written to.
+        OSError: when it exists, is no file, or its folder cannot be written to.
     """
+    if _taken(path) and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a link to nothing"
+        raise OSError(f"output {path} is {kind}, not a file; give another name.")
     if path.exists() and not overwrite:
         raise OSError(f"output {path} exists; give another name, or --overwrite.")
     check_writable(path.parent)
+
+
+def _taken(path: Path) -> bool:
+    """Whether a name is in use; a link to nothing does not exist, but stands in the way all the same."""
+    return path.exists() or path.is_symlink()
 
 
 def load_model(model: str, device: str | None, dtype: Precision | None, adapter: str | None = None) -> ElitePipeline:

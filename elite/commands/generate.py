@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from enum import StrEnum
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,9 +90,8 @@ def generate(
             "model": model,
             "subject": str((image or concept).name),
         }
-        names = _free_names(output)
         for number, drawn in enumerate(images):
-            path = next(names)
+            path = _claim_name(output)
             _save(drawn, path, {**facts, "seed": seed + number})
             typer.echo(str(path))
 
@@ -122,14 +119,23 @@ def _draw(pipe: ElitePipeline, num_images: int, seed: int, **options) -> list:
     return pipe(**options, num_images_per_prompt=num_images, generator=generators).images
 
 
-def _free_names(folder: Path) -> Iterator[Path]:
-    """000.png, 001.png, … after the highest number there is."""
+def _claim_name(folder: Path) -> Path:
+    """000.png, 001.png, … after the highest number there is, made empty at once: no other run can take it then."""
+    folder.mkdir(parents=True, exist_ok=True)
     taken = [int(path.stem) for path in folder.glob("*.png") if re.fullmatch(r"\d+", path.stem)]
-    return (folder / f"{number:03d}.png" for number in count(max(taken, default=-1) + 1))
+    number = max(taken, default=-1) + 1
+    while True:
+        path = folder / f"{number:03d}.png"
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:  # another run was faster
+            number += 1
+        else:
+            return path
 
 
 def _save(picture, path: Path, facts: dict) -> None:
-    """Write a PNG whole or not at all, with what made it in its text fields."""
+    """Write a PNG to a claimed name, whole or not at all, with what made it in its text fields."""
     from PIL.PngImagePlugin import PngInfo
 
     from elite import __version__
@@ -138,5 +144,9 @@ def _save(picture, path: Path, facts: dict) -> None:
     text = PngInfo()
     for key, value in {**facts, "elite_version": __version__}.items():
         text.add_itxt(key, str(value))
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=text)
+    try:
+        with replacing(path) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=text)
+    except BaseException:
+        path.unlink(missing_ok=True)  # the empty claim
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -15,10 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from elite.data.fetch import Fetcher, FetchError, NotOnServerError
-from elite.data.index import labels_of, read_class_names, select_boxes
+from elite.data.index import labels_of, read_class_names, scan_table, select_boxes
 from elite.data.layout import BOX_COLUMNS, MASK_COLUMNS, OpenImagesFolder, OpenImagesServer
 
 ARCHIVE_THREADS = 2  # the archives are large: more at once only makes each slower
+# What zipfile raises for damage besides BadZipFile; RuntimeError where a flipped bit says encrypted or unsupported.
+ZIP_DAMAGE = (zlib.error, EOFError, RuntimeError)
 
 
 class DownloadStoppedError(RuntimeError):
@@ -120,7 +123,7 @@ def download_open_images(
 
 def choose_images(folder: OpenImagesFolder, limit: int, labels: Sequence[str] | None = None) -> list[str]:
     """The ids of the first ``limit`` usable pictures; raises ValueError where there is none."""
-    boxes, _ = select_boxes(pl.scan_csv(folder.boxes), labels)
+    boxes, _ = select_boxes(scan_table(folder.boxes), labels)
     masks = _mask_table(folder, labels)
     usable = boxes.join(masks, left_on="image_id", right_on="ImageID", how="semi")
     chosen = usable.get_column("image_id").unique().sort().head(limit).to_list()
@@ -130,7 +133,7 @@ def choose_images(folder: OpenImagesFolder, limit: int, labels: Sequence[str] | 
 
 
 def _mask_table(folder: OpenImagesFolder, labels: Sequence[str] | None) -> pl.DataFrame:
-    scan = pl.scan_csv(folder.masks).select(pl.col("ImageID").cast(pl.String), "LabelName", "MaskPath")
+    scan = scan_table(folder.masks).select("ImageID", "LabelName", "MaskPath")
     if labels is not None:
         scan = scan.filter(pl.col("LabelName").is_in(list(labels)))
     return scan.collect()
@@ -228,26 +231,30 @@ def _fetch_masks(
 
 
 def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> tuple[int, list[str]]:
-    """Take the named files (None: every PNG) out of a zip, wherever in it they lie.
+    """Take the named files (None: every PNG) out of a zip, wherever in it they lie; those already there are kept.
 
     Returns:
-        how many were taken, and the names that it does not have.
+        how many of them are now in ``output``, and the names that the zip does not have.
 
     Raises:
         zipfile.BadZipFile: the archive or a member (by its checksum) is damaged.
     """
     output.mkdir(parents=True, exist_ok=True)
     done, missing = 0, []
-    with zipfile.ZipFile(archive) as zipped:
-        members = {Path(info.filename).name: info for info in zipped.infolist()}
-        for name in sorted(n for n in members if n.endswith(".png")) if names is None else names:
-            if name not in members:
-                missing.append(name)
-                continue
-            temporary = output / (name + ".part")
-            temporary.write_bytes(zipped.read(members[name]))  # read() checks the CRC
-            temporary.replace(output / name)
-            done += 1
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            members = {Path(info.filename).name: info for info in zipped.infolist()}
+            for name in sorted(n for n in members if n.endswith(".png")) if names is None else names:
+                if name not in members:
+                    missing.append(name)
+                    continue
+                if not (output / name).is_file():
+                    temporary = output / (name + ".part")
+                    temporary.write_bytes(zipped.read(members[name]))  # read() checks the CRC
+                    temporary.replace(output / name)
+                done += 1
+    except ZIP_DAMAGE as error:
+        raise zipfile.BadZipFile(f"what it holds cannot be read ({error!r})") from error
     return done, missing
 
 
@@ -304,5 +311,5 @@ def verify_zip(path: Path) -> None:
     """Raises ValueError unless the archive's directory can be read."""
     try:
         zipfile.ZipFile(path).close()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, *ZIP_DAMAGE) as error:
         raise ValueError(str(error)) from error

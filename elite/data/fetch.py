@@ -14,6 +14,7 @@ import requests
 from tqdm import tqdm
 
 CHUNK = 1 << 14  # bytes; what a broken connection loses at most
+HASH = "x-goog-hash"  # the header in which Google's servers announce checksums
 MISSING = (404, 410)
 LONGEST_WAIT = 60.0  # seconds between two attempts
 
@@ -38,7 +39,7 @@ class Fetcher:
     """Downloads files; safe to use from several threads.
 
     Args:
-        attempts: how often a file is tried without getting further, at least 1.
+        attempts: how often a file is tried without getting further, or begun anew, at least 1.
         backoff: seconds before the second attempt; doubled after each.
         timeout: seconds a server may stay silent.
     """
@@ -78,7 +79,7 @@ class Fetcher:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        failures, furthest = 0, _size(part)
+        failures, restarts, reached = 0, 0, _size(part)
         while True:
             try:
                 self._attempt(url, part, bar)
@@ -91,18 +92,21 @@ class Fetcher:
                 _tag_path(part).unlink(missing_ok=True)
                 return True
             except (_Retry, requests.RequestException) as error:
-                # A large file may take many connections: only attempts that get no further count.
-                failures = 1 if _size(part) > furthest else failures + 1
-                furthest = max(furthest, _size(part))
-                if failures >= self.attempts:
-                    raise FetchError(f"{url} failed {failures} times, last: {error}") from error
+                # A large file may take many connections: only attempts that get no further count. Those that lost
+                # what had arrived count apart, or a server that cuts and never continues would be asked for ever.
+                size = _size(part)
+                failures = 1 if size > reached else failures + 1
+                restarts += size < reached
+                reached = size
+                if max(failures, restarts) >= self.attempts:
+                    raise FetchError(f"{url} failed {max(failures, restarts)} times, last: {error}") from error
                 wished = getattr(error, "wait", None)
                 wait = self.backoff * 2 ** (failures - 1) if wished is None else wished
                 time.sleep(min(wait, LONGEST_WAIT))
 
     def _attempt(self, url: str, part: Path, bar: tqdm | None) -> None:
         """One request; raises _Retry or a requests exception when the file is not complete afterwards."""
-        start, tag = _size(part), _read_tag(part)
+        start, tag = _size(part), _read_tag(part).get("tag")
         headers = {"Accept-Encoding": "identity"}  # sizes and offsets are those of the file itself
         if start and tag:
             headers |= {"Range": f"bytes={start}-", "If-Range": tag}
@@ -115,17 +119,19 @@ class Fetcher:
             if bar is not None:
                 with self._lock:
                     bar.total = (bar.total or 0) + (total or start) - start
-            with part.open("ab") as file:
-                for chunk in response.iter_content(CHUNK):
-                    file.write(chunk)
-                    if bar is not None:
-                        bar.update(len(chunk))
+            if start != total:  # else all of it is here, and what the answer holds is not the file
+                with part.open("ab") as file:
+                    for chunk in response.iter_content(CHUNK):
+                        file.write(chunk)
+                        if bar is not None:
+                            bar.update(len(chunk))
         size = _size(part)
         if total is not None and size != total:
             if size > total:
                 part.unlink()
             raise _Retry(f"{size} of {total} bytes arrived")
-        announced = _announced_md5(response.headers)
+        # A refusal (416) announces nothing: what the first answer announced holds.
+        announced = _announced_md5(response.headers.get(HASH) or _read_tag(part).get(HASH, ""))
         if announced is not None and _md5(part) != announced:
             part.unlink()
             raise _Retry("the file is damaged: its MD5 is not the one that the server announced")
@@ -135,6 +141,8 @@ class Fetcher:
         status = response.status_code
         if status in MISSING:
             raise NotOnServerError(f"{url} is not on the server (status {status})")
+        if status == 416 and start and response.headers.get("Content-Range") == f"bytes */{start}":
+            return start, start  # the program was killed between the last byte and the rename
         if status == 416:  # what we have is not the beginning of what the server has
             part.unlink(missing_ok=True)
             raise _Retry("the server refused to continue the file (status 416)", wait=0.0)
@@ -162,9 +170,9 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _announced_md5(headers: requests.structures.CaseInsensitiveDict) -> bytes | None:
+def _announced_md5(header: str) -> bytes | None:
     """The MD5 in Google's ``x-goog-hash: crc32c=…, md5=…`` (base64), or None."""
-    for item in headers.get("x-goog-hash", "").split(","):
+    for item in header.split(","):
         kind, _, value = item.strip().partition("=")
         if kind == "md5":
             return base64.b64decode(value)
@@ -180,12 +188,12 @@ def _tag_path(part: Path) -> Path:
     return part.with_name(part.name + ".tag")
 
 
-def _read_tag(part: Path) -> str | None:
-    """What tells one version of the file from the next; without it nothing is continued."""
+def _read_tag(part: Path) -> dict[str, str]:
+    """What tells one version of the file from the next, and its announced hash; without it nothing is continued."""
     try:
-        return json.loads(_tag_path(part).read_text())["tag"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+        return json.loads(_tag_path(part).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _write_tag(part: Path, headers: requests.structures.CaseInsensitiveDict) -> None:
@@ -193,6 +201,6 @@ def _write_tag(part: Path, headers: requests.structures.CaseInsensitiveDict) -> 
     if tag.startswith("W/") or not tag:  # a weak tag may not be used in If-Range
         tag = headers.get("Last-Modified", "")
     if tag:
-        _tag_path(part).write_text(json.dumps({"tag": tag}))
+        _tag_path(part).write_text(json.dumps({"tag": tag, HASH: headers.get(HASH, "")}))
     else:
         _tag_path(part).unlink(missing_ok=True)

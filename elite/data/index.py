@@ -27,7 +27,7 @@ from elite.data.layout import (
     files_in,
 )
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 REFERENCE_RESOLUTION = 512  # the resolution that the paper's pixel counts belong to
 _EDGES = ("x_min", "x_max", "y_min", "y_max")
 
@@ -73,6 +73,14 @@ def read_class_names(path: Path) -> dict[str, str]:
     return {label: name for label, name in table.iter_rows() if label != "LabelName"}
 
 
+def scan_table(path: Path) -> pl.LazyFrame:
+    """An annotation table with every column as text; :func:`select_boxes` and :func:`select_masks` read the numbers.
+
+    Types guessed from the first rows would fail at a later one, and ids of digits alone would lose their zeros.
+    """
+    return pl.scan_csv(path, infer_schema=False)
+
+
 def labels_of(classes: Iterable[str], names: dict[str, str]) -> list[str]:
     """The labels of the named classes (names or labels, any case); raises ValueError naming what is unknown."""
     by_name = {name.casefold(): label for label, name in names.items()}
@@ -98,12 +106,13 @@ def select_boxes(
     """The objects of the global stage: boxes that cover ``min_area`` to ``max_area`` of their picture.
 
     Args:
-        boxes: the box table, columns of Open Images (fractions).
+        boxes: the box table, columns of Open Images (fractions), as numbers or text.
         labels: labels to keep; None keeps every class.
         images: ids of the pictures at hand; None takes every picture to be there.
         min_area: smallest box area, fraction of the picture, itself included.
         max_area: largest box area, likewise.
-        exclude: flags whose boxes are not wanted, e.g. ("IsGroupOf",). The paper excludes none.
+        exclude: flags whose boxes are not wanted, e.g. ("IsGroupOf",). The paper excludes none. A flag that cannot
+            be read is not set.
 
     Returns:
         The kept rows (see Index.frame), sorted, and reason -> rows dropped.
@@ -122,7 +131,7 @@ def select_boxes(
         ("box is not inside the picture", ~_valid_box()),
         *_membership(labels, images),
     ]
-    reasons += [(f"flag {flag}", pl.col(flag).cast(pl.Int8) == 1) for flag in exclude]
+    reasons += [(f"flag {flag}", pl.col(flag).cast(pl.Float64, strict=False) == 1) for flag in exclude]
     reasons += [
         (f"box area below {min_area:.0%} of the picture", area < min_area),
         (f"box area above {max_area:.0%} of the picture", area > max_area),
@@ -145,7 +154,7 @@ def select_masks(
     ``resolution`` they shrink with it (12.5 for 64). The aspect ratio is the shorter over the longer side, in pixels.
 
     Args:
-        masks: the mask table, columns of Open Images (fractions).
+        masks: the mask table, columns of Open Images (fractions), as numbers or text.
         sizes: image_id, width, height in pixels of the pictures at hand; null where a file cannot be read.
         labels: labels to keep; None keeps every class.
         mask_files: names of the mask files at hand; None takes every mask to be there.
@@ -205,7 +214,7 @@ def index_boxes(
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
         names = read_class_names(_existing(folder.classes))
         labels = None if classes is None else labels_of(classes, names)
-        scan = pl.scan_csv(_existing(folder.boxes))
+        scan = scan_table(_existing(folder.boxes))
         frame, dropped = select_boxes(scan, labels, [Path(n).stem for n in images], min_area, max_area, exclude)
         return _with_class_name(frame, names), dropped
 
@@ -243,7 +252,7 @@ def index_masks(
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
         names = read_class_names(_existing(folder.classes))
         labels = None if classes is None else labels_of(classes, names)
-        scan = pl.scan_csv(_existing(folder.masks))
+        scan = scan_table(_existing(folder.masks))
         sizes = picture_sizes(folder, list(images))
         frame, dropped = select_masks(scan, sizes, labels, list(mask_files), min_side, min_aspect, resolution)
         return _with_class_name(frame, names), dropped

@@ -14,7 +14,8 @@ def unpack_export(export: str | Path, output: str | Path, split: str = "test") -
 
     Args:
         export: folder with ``v5/<split>-annotations-bbox.csv``, ``v5/<split>-masks/…zip`` and ``<split>/….jpg``.
-        output: the training folder; made where it is not there, files already in it are kept.
+        output: the training folder; made where it is not there. Pictures and masks already in it are kept, a table
+            that differs from the export's is replaced: a larger export has more rows.
         split: which split of the export.
 
     Returns:
@@ -39,9 +40,11 @@ def unpack_export(export: str | Path, output: str | Path, split: str = "test") -
     for origin, _, verify in tables:
         verify(Path(origin))
     for origin, goal, _ in tables:
-        _copy(Path(origin), goal)
+        if not goal.is_file() or goal.read_bytes() != Path(origin).read_bytes():
+            _copy(Path(origin), goal)
     for path in sorted(pictures.glob("*.jpg")):
-        _copy(path, folder.image(path.stem))
+        if not folder.image(path.stem).is_file():
+            _copy(path, folder.image(path.stem))
     for digit in HEX_DIGITS:
         archive = Path(source.mask_archive(digit))
         if archive.is_file():
@@ -50,8 +53,6 @@ def unpack_export(export: str | Path, output: str | Path, split: str = "test") -
 
 
 def _copy(origin: Path, goal: Path) -> None:
-    if goal.is_file():
-        return
     goal.parent.mkdir(parents=True, exist_ok=True)
     temporary = goal.with_name(goal.name + ".part")
     shutil.copyfile(origin, temporary)

@@ -1,11 +1,13 @@
 """Writes trained parts into a weights folder, in half precision and all at once.
 
-The folder is assembled under a temporary name and takes the old one's place in one rename, so that a program that
-loads it meanwhile finds the old or the new weights and never a mixture.
+The folder is assembled under a temporary name and takes the old one's place in two renames, so that a program that
+loads it meanwhile finds the old or the new weights, or for a moment none, and never half-written ones. A call killed
+between the renames leaves the old folder as ``.<name>-old-<process>`` beside it; the next call says so and stops.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -56,6 +58,7 @@ def update_weights(
 
     Raises:
         ValueError: if a part has a name that the folder has no place for.
+        FileExistsError: if the folder is gone because a call was killed; its old self has to get its name back.
     """
     known = {*PIPELINE_PARTS, *OTHER_PARTS, "tokenizer", "scheduler", "feature_extractor"}
     for name in parts:
@@ -85,10 +88,12 @@ def update_adapter(folder: Path, adapter: EliteAdapter) -> None:
         ValueError: if it was made for another image encoder or UNet than the folder's, or a weight is beyond the range
             of half precision; the folder is left as it was.
         FileNotFoundError: if there is no weights folder.
+        FileExistsError: as in :func:`update_weights`.
     """
     from elite.pipeline import ElitePipeline
 
     folder = Path(folder)
+    _refuse_orphan(folder)
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder} is no weights folder: it has no model_index.json.")
     half = EliteAdapter(adapter.config)
@@ -105,6 +110,7 @@ def update_adapter(folder: Path, adapter: EliteAdapter) -> None:
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Change a copy of a folder, refresh its sums, and let it take the folder's place."""
+    _refuse_orphan(folder)
     fresh, old = (folder.with_name(f".{folder.name}-{kind}-{os.getpid()}") for kind in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -117,14 +123,33 @@ def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
             os.replace(folder, old)
         os.replace(fresh, folder)
     finally:
+        if old.exists() and not folder.exists():  # the second rename failed
+            os.replace(old, folder)
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _refuse_orphan(folder: Path) -> None:
+    """Raises FileExistsError where a call was killed between its two renames, so that nothing is begun without it."""
+    if folder.exists():
+        return
+    left = sorted(folder.parent.glob(f".{glob.escape(folder.name)}-old-*"))
+    if left:
+        raise FileExistsError(
+            f"{folder} is gone: replacing it was cut short, and it waits as {left[-1]}. Rename that to {folder.name}, "
+            "or remove it to begin anew."
+        )
+
+
 def random_weights(folder: Path, tokenizer: object, labels: list[str], seed: int = 0) -> None:
-    """Write a complete weights folder of the frozen shapes with random weights."""
+    """Write a complete weights folder of the frozen shapes with random weights.
+
+    Raises:
+        FileExistsError: as in :func:`update_weights`.
+    """
     from transformers import CLIPImageProcessorPil
 
+    _refuse_orphan(folder)
     torch.manual_seed(seed)
     pipeline = StableDiffusionPipeline(
         vae=shapes.build_vae(),

@@ -230,7 +230,7 @@ def training_folder(output: str | Path, folder: str | Path, split: str = "train"
 
     Args:
         output: the export.
-        folder: the training folder; files already in it are kept.
+        folder: the training folder; pictures and masks already in it are kept, tables that differ are replaced.
         split: the world's word, "train" or "validation".
 
     Returns:

@@ -106,6 +106,13 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             asked = self.headers.get("Range")
             if asked and server.ranges and self.headers.get("If-Range") == tag:
                 start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start and start >= len(data):  # nothing is left to send
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "7")
+                self.end_headers()
+                self.wfile.write(b"refused")
+                return
             if start:
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")

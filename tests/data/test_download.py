@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from elite.data.command import app
-from elite.data.download import DownloadStoppedError, download_open_images
+from elite.data.download import DownloadStoppedError, choose_images, download_open_images, extract_masks, verify_zip
 from elite.data.fetch import CHUNK, Fetcher, FetchError, NotOnServerError
 from elite.data.layout import OpenImagesFolder, OpenImagesServer
 
@@ -63,6 +62,17 @@ def test_only_what_the_subset_needs_is_asked_for(server, tmp_path):
     assert asked == {image_path(server, 1), image_path(server, 3)}  # every second picture is a cat
     assert archives == {f"v5/test-masks/test-masks-{p[5]}.zip" for p in asked}
     assert {m[:16] for m in masks} == {p[5:21] for p in asked}
+
+
+def test_pictures_are_chosen_from_tables_that_turn_strange_late(server, tmp_path):
+    """Ids of digits alone, and numbers that are none behind the rows that types would be guessed from."""
+    folder = OpenImagesFolder(tmp_path)
+    folder.boxes.parent.mkdir()
+    ids = [f"{i:016d}" for i in range(200)] + ["f" * 16]
+    box = {i: "0.1,0.5,0.1,0.5" for i in ids} | {ids[150]: "n/a,0.5,0.1,0.5"}
+    folder.boxes.write_text("ImageID,LabelName,XMin,XMax,YMin,YMax\n" + "".join(f"{i},/m/dog,{box[i]}\n" for i in ids))
+    folder.masks.write_text("MaskPath,ImageID,LabelName\n" + "".join(f"{i}.png,{i},/m/dog\n" for i in ids))
+    assert choose_images(folder, 1000) == ids[:150] + ids[151:]
 
 
 def test_a_second_call_downloads_nothing(server, tmp_path):
@@ -130,6 +140,52 @@ def test_many_cuts_are_survived_as_long_as_each_attempt_gets_further(server, tmp
     assert (tmp_path / "large.bin").read_bytes() == (server.root / "large.bin").read_bytes()
 
 
+def test_a_download_begun_anew_may_be_cut_as_often_as_the_first(server, tmp_path):
+    """What was thrown away is no longer the measure of getting further."""
+    (server.root / "large.bin").write_bytes(os.urandom(200_000))
+    server.faults["large.bin"] += [("cut", 180_000), 416] + [("cut", 30_000)] * 6
+    Fetcher(attempts=3, backoff=0).fetch(f"{server.url}/large.bin", tmp_path / "large.bin", accept)
+    assert (tmp_path / "large.bin").read_bytes() == (server.root / "large.bin").read_bytes()
+
+
+def test_a_server_that_cuts_and_never_continues_is_given_up(server, tmp_path):
+    (server.root / "large.bin").write_bytes(os.urandom(200_000))
+    server.faults["large.bin"] += [("cut", 30_000), 416] * 20
+    with pytest.raises(FetchError, match="failed 3 times"):
+        Fetcher(attempts=3, backoff=0).fetch(f"{server.url}/large.bin", tmp_path / "large.bin", accept)
+    assert server.requests["large.bin"] <= 2 * 3
+
+
+def killed(path: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_file_killed_before_its_rename_is_kept_and_verified(server, tmp_path):
+    (server.root / "large.bin").write_bytes(os.urandom(50_000))
+    url, path, checked = f"{server.url}/large.bin", tmp_path / "large.bin", []
+    with pytest.raises(KeyboardInterrupt):
+        Fetcher().fetch(url, path, killed)
+    assert not path.exists()
+    Fetcher(attempts=1).fetch(url, path, lambda part: checked.append(part.read_bytes()))
+    assert [path.read_bytes()] == checked == [(server.root / "large.bin").read_bytes()]
+    assert server.sent["large.bin"] == 50_000  # no byte twice
+    assert not list(tmp_path.glob("*.part*"))
+
+
+@pytest.mark.parametrize("change", ["byte", "size"])
+def test_a_file_killed_before_its_rename_and_damaged_is_fetched_again(server, tmp_path, change):
+    (server.root / "v5/large.bin").write_bytes(os.urandom(50_000))  # the answers below v5 announce an MD5
+    url, path = f"{server.url}/v5/large.bin", tmp_path / "large.bin"
+    with pytest.raises(KeyboardInterrupt):
+        Fetcher().fetch(url, path, killed)
+    part = bytearray((tmp_path / "large.bin.part").read_bytes())
+    part[700] ^= 1
+    (tmp_path / "large.bin.part").write_bytes(part + bytes(change == "size"))
+    Fetcher(attempts=2, backoff=0).fetch(url, path, accept)
+    assert path.read_bytes() == (server.root / "v5/large.bin").read_bytes()
+    assert server.sent["v5/large.bin"] == 100_000
+
+
 def test_a_file_that_changed_on_the_server_is_not_glued_to_its_old_beginning(server, tmp_path):
     (server.root / "large.bin").write_bytes(b"a" * 50_000)
     server.faults["large.bin"] += [("cut", 20_000)]
@@ -185,19 +241,43 @@ def test_a_killed_download_continues(server, tmp_path):
     assert server.sent[name] == size - kept
 
 
-def test_an_archive_damaged_inside_is_fetched_again(server, tmp_path):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_damaged_inside_is_fetched_again(server, tmp_path, compression):
     name = "v5/test-masks/test-masks-0.zip"
+    with zipfile.ZipFile(server.root / name) as zipped:
+        members = {member: zipped.read(member) for member in zipped.namelist()}
+    with zipfile.ZipFile(server.root / name, "w", compression) as zipped:
+        for member, content in members.items():
+            zipped.writestr(member, content)
     sound = (server.root / name).read_bytes()
-    with zipfile.ZipFile(io.BytesIO(sound)) as zipped:
-        inside = zipped.infolist()[0].header_offset + 80
+    inside = 30 + len(next(iter(members)))  # the first byte behind the first member's head
     out = OpenImagesFolder(tmp_path / "out")
     out.mask_archive("0").parent.mkdir(parents=True)
     damaged = bytearray(sound)
-    damaged[inside] ^= 0xFF
+    damaged[inside] |= 0b110  # to the decompressor: a block of no known kind
     out.mask_archive("0").write_bytes(bytes(damaged))
     report = run(server, out.root)
     assert report.masks == 12 and not report.failed
     assert server.requests[name] == 1
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x06, 0x80, 0xFF])
+def test_whatever_byte_of_an_archive_is_damaged_it_is_called_damaged(tmp_path, flip):
+    with zipfile.ZipFile(tmp_path / "sound.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("mask.png", bytes(range(60)) + bytes(90))
+    sound, seen = (tmp_path / "sound.zip").read_bytes(), Counter()
+    for place in range(len(sound) - 22):  # up to the end record, which only says where the directory lies
+        damaged = bytearray(sound)
+        damaged[place] ^= flip
+        (tmp_path / "damaged.zip").write_bytes(damaged)
+        try:  # a byte that nothing is read by does no harm
+            verify_zip(tmp_path / "damaged.zip")
+            extract_masks(tmp_path / "damaged.zip", ["mask.png"], tmp_path / f"masks{place}")
+        except (zipfile.BadZipFile, ValueError) as error:
+            seen[type(error)] += 1
+    assert set(seen) == {zipfile.BadZipFile, ValueError}, "of the contents, and of the directory"
+    for mask in tmp_path.glob("masks*/mask.png"):
+        assert mask.read_bytes() == bytes(range(60)) + bytes(90)
 
 
 def test_archives_go_away_when_they_are_not_wanted(server, tmp_path):

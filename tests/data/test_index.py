@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elite.data import index as index_module
-from elite.data.index import index_boxes, index_masks, labels_of, read_class_names, select_boxes, select_masks
+from elite.data.index import (
+    index_boxes,
+    index_masks,
+    labels_of,
+    read_class_names,
+    scan_table,
+    select_boxes,
+    select_masks,
+)
 
 LABELS = ["/m/a", "/m/b", "/m/c"]
 PICTURES = [f"{i:04x}" for i in range(6)]
@@ -125,7 +133,7 @@ def test_two_hundred_thousand_rows_from_a_file(tmp_path):
         }
     )
     frame.write_csv(tmp_path / "boxes.csv")
-    kept, dropped = select_boxes(pl.scan_csv(tmp_path / "boxes.csv"))
+    kept, dropped = select_boxes(scan_table(tmp_path / "boxes.csv"))
     area = np.diff(edges, axis=2).prod(axis=1)[:, 0]
     assert kept.height == np.count_nonzero((area >= 0.02) & (area <= 0.8))
     assert kept.height + sum(dropped.values()) == len(edges)
@@ -153,6 +161,28 @@ def test_rows_that_are_no_numbers_are_dropped_not_raised(subset):
     with subset.boxes.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     assert index_boxes(subset).dropped == {"box is not inside the picture": 1}
+
+
+@pytest.mark.parametrize("kind", ["boxes", "masks"])
+def test_rows_that_are_no_numbers_are_dropped_behind_any_number_of_good_ones(subset, kind):
+    """Types guessed from the first hundred rows would hold for these alone."""
+    path, column = (subset.boxes, "XMin") if kind == "boxes" else (subset.masks, "BoxXMin")
+    head, *rows = csv.reader(path.open())
+    strange = [list(rows[0]) for _ in range(3)]
+    strange[0][head.index(column)] = "n/a"
+    strange[1][head.index(column)] = "0.1.2"
+    if kind == "boxes":
+        strange[2][head.index("IsGroupOf")] = "unknown"
+        rows[1][head.index("IsGroupOf")] = "1"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows * 100, *strange])
+    if kind == "boxes":
+        index = index_boxes(subset, exclude=["IsGroupOf"])
+        assert index.dropped == {"box is not inside the picture": 2, "flag IsGroupOf": 100}
+    else:
+        index = index_masks(subset, resolution=64)
+        assert index.dropped == {"box is not inside the picture": 2}
+    assert index.total == 1203
 
 
 def test_an_unreadable_picture_is_dropped_from_the_masks(subset):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,34 @@ def test_an_export_is_unpacked_into_what_a_download_leaves(server, subset, tmp_p
         assert got == expected
     assert index_boxes(folder).frame.equals(index_boxes(subset).frame)
     assert index_masks(folder, resolution=64).frame.equals(index_masks(subset, resolution=64).frame)
+
+
+def test_a_larger_export_adds_its_rows_and_keeps_what_was_there(server, subset, tmp_path):
+    small = Path(shutil.copytree(server.root, tmp_path / "small"))
+    for table in small.glob("v5/test-*.csv"):
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:7]))
+    for picture in sorted((small / "test").iterdir())[6:]:
+        picture.unlink()
+        (small / f"v5/test-masks/test-masks-{picture.name[0]}.zip").unlink()
+    folder = unpack_export(small, tmp_path / "unpacked")
+    before = list(folder.masks_dir.iterdir()) + list(folder.images_dir.iterdir()) + [folder.classes]
+    for path in before:
+        os.utime(path, (1e9, 1e9))
+    assert (len(index_boxes(folder)), len(index_masks(folder, resolution=64))) == (6, 6)
+    unpack_export(server.root, folder.root)
+    assert index_boxes(folder).frame.equals(index_boxes(subset).frame)
+    assert index_masks(folder, resolution=64).frame.equals(index_masks(subset, resolution=64).frame)
+    assert {path.stat().st_mtime for path in before} == {1e9}
+    assert not list(folder.root.rglob("*.part"))
+
+
+def test_unpacking_again_writes_nothing(server, tmp_path):
+    folder = unpack_export(server.root, tmp_path / "unpacked")
+    files = [path for path in folder.root.rglob("*") if path.is_file()]
+    for path in files:
+        os.utime(path, (1e9, 1e9))
+    unpack_export(server.root, folder.root)
+    assert {path.stat().st_mtime for path in files} == {1e9}
 
 
 def test_a_folder_that_is_no_export_is_refused_before_anything_is_written(server, tmp_path):

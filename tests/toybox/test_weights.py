@@ -84,6 +84,44 @@ def test_replacing_a_part_keeps_the_others_and_renews_the_sums(folder: Path) -> 
     assert not list(folder.parent.glob(".weights-*"))
 
 
+def test_where_the_new_folder_cannot_take_the_place_the_old_one_has_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "note.txt").write_text("old")
+    rename = bundle.os.replace
+
+    def failing(source: Path, goal: Path) -> None:
+        if "-new-" in source.name:
+            raise OSError("disk gone")
+        rename(source, goal)
+
+    monkeypatch.setattr(bundle.os, "replace", failing)
+    with pytest.raises(OSError, match="disk gone"):
+        bundle.update_weights(tmp_path / "weights", {}, {"scale": torch.ones(1)})
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["weights", "weights/note.txt"]
+
+
+def test_a_folder_lost_between_two_renames_is_named_and_not_begun_anew(tmp_path: Path) -> None:
+    """A kill leaves the old folder under its other name: it must not be taken for a first call."""
+    left = tmp_path / ".weights-old-17"
+    left.mkdir()
+    (left / "note.txt").write_text("old")
+    calls = [
+        lambda path: bundle.update_weights(path, {}, {"scale": torch.ones(1)}),
+        lambda path: bundle.update_adapter(path, None),
+        lambda path: bundle.random_weights(path, None, LABELS),
+    ]
+    for call in calls:
+        with pytest.raises(FileExistsError, match=r"\.weights-old-17.*Rename that to weights"):
+            call(tmp_path / "weights")
+        assert list(tmp_path.iterdir()) == [left]
+    left.rename(tmp_path / "weights")
+    calls[0](tmp_path / "weights")
+    assert (tmp_path / "weights" / "note.txt").read_text() == "old"
+    assert not list(tmp_path.glob(".weights-*"))
+
+
 def fresh_adapter(folder: Path, hidden_dim: int = 256) -> EliteAdapter:
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     models = pipeline.unet, pipeline.text_encoder, pipeline.image_encoder
