@@ -24,6 +24,7 @@ _EXPORTS = {
     "TEMPLATES": "prompts",
     "clip_features": "features",
     "condition": "attention",
+    "default_guidance": "backbones",
     "default_layers": "features",
     "encode_prompts": "prompts",
     "global_loss": "losses",

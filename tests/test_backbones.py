@@ -67,3 +67,13 @@ def test_stable_diffusion_loads_pinned_parts_in_the_type_asked_for(tiny, monkeyp
     pipeline = next(kwargs for kwargs in asked.values() if "adapter" in kwargs)
     assert pipeline["adapter_revision"] == REVISIONS[pipeline["adapter"]]
     assert pipeline["image_encoder"] is tiny.image_encoder
+
+
+def test_the_guidance_suits_the_model(monkeypatch, tmp_path):
+    from elite import default_guidance
+
+    monkeypatch.delenv("ELITE_BACKBONE", raising=False)
+    assert default_guidance() == default_guidance("toybox") == 3.0
+    assert default_guidance("sd14") == default_guidance(tmp_path) == 5.0
+    monkeypatch.setenv("ELITE_BACKBONE", "sd14")
+    assert default_guidance() == 5.0

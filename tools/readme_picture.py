@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from elite import load_pipeline
+from elite import default_guidance, load_pipeline
 from elite.toybox.world import EVALUATION_SUBJECTS, render
 
 TARGET = Path(__file__).resolve().parents[1] / ".github" / "readme.png"
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
             concept=concepts,
             fusion_weight=weight,
             num_inference_steps=50,
-            guidance_scale=5.0,
+            guidance_scale=default_guidance("toybox"),
             generator=generators,
         )
         columns.append(drawn.images)

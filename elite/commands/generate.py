@@ -37,7 +37,7 @@ def generate(
     num_images: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 1,
     seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps; the paper takes 100.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Strength of classifier-free guidance.")] = 5.0,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 3 for the toybox, else 5.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What the pictures should not show.")] = None,
     words: Annotated[str, typer.Option(help="Words put in the prompt: w0 to w4, or all.")] = "w0",
     scheduler: Annotated[Sampler, typer.Option(help="Sampler; the paper takes lms.")] = Sampler.lms,
@@ -53,6 +53,7 @@ def generate(
         elite generate --model sd14 --image dog.jpg --prompt "a photo of a S*" --steps 100 --output out
     """
     with one_sentence():
+        from elite.backbones import default_guidance
         from elite.concept import Concept
         from elite.images import read_image, read_mask
 
@@ -64,6 +65,7 @@ def generate(
         marked = None if mask is None else read_mask(mask, picture.size)
         subject = None if concept is None else Concept.load(concept)
         check_writable(output)
+        guidance = default_guidance(model) if guidance is None else guidance
         pipe = load_model(model, device, dtype, adapter)
         use_sampler(pipe, scheduler)
         encoded = pipe.encode_concept(picture, marked) if subject is None else subject

@@ -78,13 +78,16 @@ BACKBONE = (
 )
 # Identity is 0 for another subject of the same class and 1 for another rendering of the same subject.
 ADAPTER = (
-    Measure("concept_identity", 'ELITE: identity in "a photo of a S*", λ = 0.8', 0.7, form="{:.2f}"),
+    Measure("concept_identity", 'ELITE, guidance 3: identity in "a photo of a S*", λ = 0.8', 0.7, form="{:.2f}"),
     Measure("edit_identity", "ELITE: identity in another scene, λ = 0.6", 0.5, form="{:.2f}"),
     Measure("edit_scene_accuracy", "ELITE: the judge finds that scene", 0.85),
     Measure("edit_identity_without_local", "identity, without the local branch", form="{:.2f}"),
     Measure("edit_scene_accuracy_without_local", "the scene, without the local branch"),
     Measure("edit_identity_all_words", "identity, with all words instead of the primary one", form="{:.2f}"),
     Measure("edit_scene_accuracy_all_words", "the scene, with all words"),
+    Measure("concept_identity_paper_guidance", 'identity in "a photo of a S*", at guidance 5', form="{:.2f}"),
+    Measure("edit_identity_paper_guidance", "identity in another scene, at guidance 5", form="{:.2f}"),
+    Measure("edit_scene_accuracy_paper_guidance", "the scene, at guidance 5"),
 )
 MEASURES = (*BACKBONE, *ADAPTER)
 

@@ -139,11 +139,14 @@ def test_scenes_are_counted_for_each_kind_of_edit(tmp_path, monkeypatch):
 
 def test_weights_words_steps_and_seeds_are_those_of_the_report(tmp_path, monkeypatch):
     _, pipeline = measure(lambda weight, words, scene: (False, scene), tmp_path, monkeypatch)
-    photo, *edits = pipeline.calls
-    assert photo["fusion_weight"] == 0.8 and set(photo["prompts"]) == {"a photo of a S*"}
-    assert [(call["fusion_weight"], call["words"]) for call in edits] == [(0.6, "w0"), (0.0, "w0"), (0.6, "all")]
-    assert all(call["num_inference_steps"] == 25 and call["guidance_scale"] == 5.0 for call in pipeline.calls)
-    assert edits[0]["seeds"] == edits[1]["seeds"] == edits[2]["seeds"] and edits[0]["prompts"] == edits[2]["prompts"]
+    of_paper, photo, *edits = pipeline.calls
+    for call in (of_paper, photo):
+        assert call["fusion_weight"] == 0.8 and set(call["prompts"]) == {"a photo of a S*"}
+    kinds = [(0.6, "w0", 3.0), (0.0, "w0", 3.0), (0.6, "all", 3.0), (0.6, "w0", 5.0)]
+    assert [(call["fusion_weight"], call["words"], call["guidance_scale"]) for call in edits] == kinds
+    assert (of_paper["guidance_scale"], photo["guidance_scale"]) == (5.0, 3.0) and of_paper["seeds"] == photo["seeds"]
+    assert all(call["num_inference_steps"] == 25 for call in pipeline.calls)
+    assert all(call["seeds"] == edits[0]["seeds"] and call["prompts"] == edits[0]["prompts"] for call in edits)
     assert len(set(photo["seeds"] + edits[0]["seeds"])) == len(photo["seeds"]) + len(edits[0]["seeds"])
 
 
@@ -173,7 +176,7 @@ def test_scenes_are_spread_evenly_over_the_subjects(scenes):
 
 def test_sheets_show_every_subject(tmp_path, monkeypatch):
     measure(lambda weight, words, scene: (False, scene), tmp_path / "sheets", monkeypatch)
-    width = 2 + 3 * (1 + 2)  # input, photo, and for each kind a gap and two edits
+    width = 2 + 4 * (1 + 2)  # input, photo, and for each kind a gap and two edits
     assert Image.open(tmp_path / "sheets/concepts.png").size == (128 * width, 128 * 3)
     lines = (tmp_path / "sheets/concepts.txt").read_text().splitlines()
     assert len(lines) == 4 and all(line.startswith(name) for name, line in zip(CLASSES, lines[1:], strict=False))

@@ -81,7 +81,8 @@ def test_what_the_report_of_an_adapter_measures_is_in_the_table():
 
     endings = ["" if kind == "edit" else f"_{kind}" for kind in EDITS]
     keys = {f"edit_{what}{ending}" for what in ("identity", "scene_accuracy") for ending in endings}
-    assert keys | {"concept_identity"} == {measure.key for measure in record.ADAPTER}
+    keys |= {"concept_identity", "concept_identity_paper_guidance"}
+    assert keys == {measure.key for measure in record.ADAPTER}
     assert "concept_identity" in inspect.getsource(concept_report)
 
 
