@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import hypothesis
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
+from elite.attention import remove_processors
 from tests.helpers import draw, half_mask, picture, tiny_pipeline
 
 torch.set_num_threads(1)
@@ -39,3 +42,13 @@ def concept(tiny):
 def noise():
     """Latents of one sample for the tiny UNet, (1, 4, 8, 8)."""
     return draw(1, 4, 8, 8, seed=3)
+
+
+@pytest.fixture(scope="session")
+def stock(tiny):
+    """The base class on the same parts, with the UNet's own processors."""
+    parts = {**tiny.components, "unet": copy.deepcopy(tiny.unet)}
+    remove_processors(parts["unet"])
+    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

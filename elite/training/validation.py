@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from elite.data.samples import Samples, collate
 from elite.features import preprocess
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from elite.pipeline import ElitePipeline
 
 SEED = 1234  # of the triples: the same for all runs, so that their numbers can be compared
+
+
+@torch.no_grad()
+def clip_similarity(image_encoder: nn.Module, given: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> float:
+    """Mean cosine, in [-1, 1], of the CLIP embeddings of B pictures and of the B that were drawn for them."""
+    both = preprocess([*given, *drawn], image_encoder.config.image_size)  # (2 B, 3, s, s)
+    out = image_encoder(both.to(image_encoder.device, image_encoder.dtype))
+    embeddings = out.image_embeds if "image_embeds" in out else out.pooler_output
+    one, other = embeddings.float().chunk(2)  # (B, d) each
+    return float(torch.cosine_similarity(one, other).mean())
 
 
 class Validation:
@@ -67,15 +78,9 @@ class Validation:
         pipeline.set_progress_bar_config(**shown)
         return [self._picture(pixels) for pixels in self.batch["pixel_values"]], drawn
 
-    @torch.no_grad()
     def similarity(self, given: list[Image.Image], drawn: list[Image.Image]) -> float:
-        """Mean cosine of the model's own CLIP embeddings of what was encoded and what was drawn with it, in [-1, 1]."""
-        encoder = self.pipeline.image_encoder
-        both = preprocess([*given, *drawn], encoder.config.image_size)  # (2 B, 3, s, s)
-        out = encoder(both.to(encoder.device, encoder.dtype))
-        embeddings = out.image_embeds if "image_embeds" in out else out.pooler_output
-        one, other = embeddings.float().chunk(2)  # (B, d) each
-        return float(torch.cosine_similarity(one, other).mean())
+        """`clip_similarity` by the model's own image encoder."""
+        return clip_similarity(self.pipeline.image_encoder, given, drawn)
 
     @staticmethod
     def write_grid(path: Path, given: list[Image.Image], drawn: list[Image.Image]) -> Path:
