@@ -18,6 +18,7 @@ MOVED = {
     "elite.images": "elite.io.images",
     "elite.toybox.checksums": "elite.io.checksums",
     "elite.training.attention": "elite.training.explicit_attention",
+    "elite.training.checkpoint": "elite.training.run_folder",
     "elite.training.rows": "elite.training.row_cache",
     "elite.widgets": "elite.teaching.widgets",
 }
