@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from .values import visible
+from ._values import visible
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .values import visible
+from ._values import visible
 
 GLOBAL_WEIGHT = 0.01  # λ_global of Eq. 4
 LOCAL_WEIGHT = 1e-4  # λ_local of Eq. 7

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .values import visible
+from ._values import visible
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -240,7 +240,7 @@ def encode_prompts(text_encoder: CLIPTextModel, tokenized: TokenizedPrompts, wor
 def _check_fits(input_ids: Tensor, word_index: Tensor, count: int, eos: int) -> None:
     """Raise when the end-of-text token of a row would be cut off, or a position is outside the text.
 
-    Only values on the CPU are looked at, see `values.visible`.
+    Only values on the CPU are looked at, see `_values.visible`.
     """
     length = input_ids.shape[1]
     if visible(word_index) and max(word_index.tolist(), default=-1) >= length:
