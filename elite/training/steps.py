@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from elite.attention import Conditioning, check_processors, condition, local_values
 from elite.features import clip_features, patch_grid, patch_mask
 from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, global_loss, local_loss, min_snr_weights
-from elite.prompts import encode_prompts, select_words, tokenize
+from elite.prompts import TokenizedPrompts, encode_prompts, select_words, tokenize
 
 if TYPE_CHECKING:
     from elite.pipeline import ElitePipeline
 
 STAGES = ("global", "local")
+CLASS_WORD = "class"  # in place of words: the class's own name stands in the prompt
 
 
 class StageModule(nn.Module):
@@ -29,7 +30,9 @@ class StageModule(nn.Module):
         stage: "global" trains M^g, K^g, V^g by Eq. 4; "local" trains M^l, K^l, V^l by Eq. 7.
         regularizer_weight: λ_global of Eq. 4 or λ_local of Eq. 7; the paper's when left out.
         words: which words are injected, see `prompts.select_words`; when left out all of them in the global stage and
-            "w0" in the local stage, as in the paper. Eq. 4 penalises those that are injected.
+            "w0" in the local stage, as in the paper. Eq. 4 penalises those that are injected. "class" in the local
+            stage injects none: the name of the object's class stands in the prompt, and its map is that of Eq. 8
+            (Fig. 17, local mapping without the global one; the adapter's K^g and V^g should be the base model's).
         fusion_weight: λ of Eq. 6 in the local stage.
         reweighting: whether Eq. 8 is in force in the local stage.
         batchwide_maximum: the authors' maximum over the batch in Eq. 8 instead of one for each sample.
@@ -40,8 +43,8 @@ class StageModule(nn.Module):
             trained ones become float32, unless they are wider.
 
     Raises:
-        ValueError: for another stage, words that do not exist, a pipeline without adapter, or one that does not
-            predict noise.
+        ValueError: for another stage, words that do not exist or that the stage does not learn from, a pipeline
+            without adapter, or one that does not predict noise.
         RuntimeError: when the adapter's attention processors were replaced.
     """
 
@@ -75,7 +78,11 @@ class StageModule(nn.Module):
         paper = GLOBAL_WEIGHT if stage == "global" else LOCAL_WEIGHT
         self.regularizer_weight = paper if regularizer_weight is None else regularizer_weight
         self.words = ("all" if stage == "global" else "w0") if words is None else words
-        select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for words that do not exist
+        if self.words == CLASS_WORD:
+            if stage == "global":
+                raise ValueError('words can be "class" in the local stage alone: the global stage learns words.')
+        else:
+            select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for those there are not
         self.fusion = {
             "fusion_weight": fusion_weight,
             "reweighting": reweighting,
@@ -198,8 +205,12 @@ class StageModule(nn.Module):
 
     def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            words, features = self._words_and_object_features(batch)
-            text, word_index = self._text(batch["prompt"], select_words(words, self.words))
+            if self.words == CLASS_WORD:
+                features = self.features(batch["pixel_values_object"])
+                text, word_index = self._class_text(batch["prompt"], batch["class_name"])
+            else:
+                words, features = self._words_and_object_features(batch)
+                text, word_index = self._text(batch["prompt"], select_words(words, self.words))
         mask = patch_mask(batch["mask"].to(features[0].device), patch_grid(self.image_encoder), self.mask_mode)
         patches = self._mapped(self.adapter.local_mapper, features, mask)  # (B, p², d)
         with condition(self.unet, Conditioning(patches, word_index, **self.fusion)):
@@ -245,6 +256,15 @@ class StageModule(nn.Module):
         tokenized = tokenize(self.tokenizer, prompts, self.adapter.config.placeholder, num_words=words.shape[1])
         text = encode_prompts(self.text_encoder, tokenized, words)
         return text.to(self.unet.dtype), tokenized.word_index
+
+    def _class_text(self, prompts: Sequence[str], class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Text features (B, L, d) with class names in the placeholder's place, and where each begins (B,)."""
+        mark = self.adapter.config.placeholder
+        named = [prompt.replace(mark, name) for prompt, name in zip(prompts, class_names, strict=True)]
+        ids, _ = tokenize(self.tokenizer, named, mark, require_placeholder=False)
+        word_index = tokenize(self.tokenizer, prompts, mark).word_index  # what stands before is the same
+        text = encode_prompts(self.text_encoder, TokenizedPrompts(ids, word_index))
+        return text.to(self.unet.dtype), word_index
 
 
 def _noise_schedule(scheduler: Any) -> Any:
