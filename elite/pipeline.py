@@ -22,12 +22,13 @@ from .attention import (
     remove_processors,
     restore_processors,
 )
-from .checkpoints import named_adapter, own_adapter
 from .concept import Concept, assign_concepts
 from .encoding import encode_pictures
 from .features import check_layers
-from .files import check_finite, read_json, write_json
 from .fingerprint import fingerprint
+from .io.files import read_json, write_json
+from .io.tensors import check_finite
+from .official import named_adapter, own_adapter
 from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
 from .stock import StableDiffusionPipeline
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from elite.data.layout import files_in
 from elite.data.samples import GlobalSamples, LocalSamples, Samples
-from elite.training.rows import Progress, RowCache
+from elite.training.row_cache import Progress, RowCache
 from elite.training.steps import CLASS_WORD, StageModule
 
 VERSION = 2

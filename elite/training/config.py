@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from elite.files import replacing
+from elite.io.files import replacing
 from elite.prompts import TEMPLATES
 from elite.training.rules import Rule, either, flag, one_of, optional, real, several, text, whole
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from elite.attention import Conditioning, check_processors, condition, local_values
 from elite.features import clip_features, patch_grid, patch_mask
-from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, global_loss, local_loss, min_snr_weights
+from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, check_mask, global_loss, local_loss, min_snr_weights
 from elite.prompts import TokenizedPrompts, encode_prompts, select_words, tokenize
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class StageModule(nn.Module):
         }
         self.mask_mode, self.snr_gamma = mask_mode, snr_gamma
         self._schedule = _noise_schedule(pipeline.scheduler)
+        self.register_buffer("_weights", self.timestep_weights.to(self.unet.device), persistent=False)
         self._freeze(frozen_dtype)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -175,7 +176,9 @@ class StageModule(nn.Module):
             batch: what `elite.data.samples.collate` makes of the stage's samples. These keys spare their source:
                 "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) a layer, for
                 "pixel_values_clip"; in the local stage also "words" (B, N, d), as the frozen M^g gives them;
-                "sample_weights" (B,), in place of those of ``snr_gamma``.
+                "sample_weights" (B,), in place of those of ``snr_gamma``; "input_ids" (B, L) and "word_index" (B,), as
+                `tokenize` gives them, for "prompt". With all of a batch on the device, a step never waits for it, and
+                can be captured as a CUDA graph.
             noise: ε of Eq. 1, (B, C, h, w).
             timesteps: t of Eq. 1, (B,), long.
             posterior_noise: see `latents`.
@@ -197,7 +200,7 @@ class StageModule(nn.Module):
     def _global(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         features = batch.get("features") or self.features(batch["pixel_values_clip"])
         words = select_words(self._mapped(self.adapter.global_mapper, features), self.words)  # (B, n, d)
-        text, word_index = self._text(batch["prompt"], words)
+        text, word_index = self._text(batch, words)
         with condition(self.unet, Conditioning(None, word_index)):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
         loss = global_loss(prediction, noise, words, self.regularizer_weight, self._sample_weights(batch, timesteps))
@@ -206,16 +209,17 @@ class StageModule(nn.Module):
     def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             if self.words == CLASS_WORD:
-                features = self.features(batch["pixel_values_object"])
-                text, word_index = self._class_text(batch["prompt"], batch["class_name"])
+                features, injected = self.features(batch["pixel_values_object"]), None
             else:
                 words, features = self._words_and_object_features(batch)
-                text, word_index = self._text(batch["prompt"], select_words(words, self.words))
+                injected = select_words(words, self.words)
+            text, word_index = self._text(batch, injected)
         mask = patch_mask(batch["mask"].to(features[0].device), patch_grid(self.image_encoder), self.mask_mode)
         patches = self._mapped(self.adapter.local_mapper, features, mask)  # (B, p², d)
         with condition(self.unet, Conditioning(patches, word_index, **self.fusion)):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
             values = local_values(self.unet)
+        check_mask(batch["loss_mask"])  # before it is moved
         counted = batch["loss_mask"].to(noise.device)
         weights = self._sample_weights(batch, timesteps)
         loss = local_loss(prediction, noise, counted, values, self.regularizer_weight, weights)
@@ -224,7 +228,7 @@ class StageModule(nn.Module):
     def _sample_weights(self, batch: Mapping, timesteps: Tensor) -> Tensor | None:
         if "sample_weights" in batch:
             return batch["sample_weights"].to(timesteps.device)
-        return None if self.snr_gamma is None else self.timestep_weights.to(timesteps.device)[timesteps]
+        return None if self.snr_gamma is None else self._weights[timesteps]
 
     @property
     def timestep_weights(self) -> Tensor:
@@ -251,20 +255,35 @@ class StageModule(nn.Module):
         weight = next(mapper.parameters())
         return mapper([feature.to(weight.device, weight.dtype) for feature in features], *mask)
 
-    def _text(self, prompts: Sequence[str], words: Tensor) -> tuple[Tensor, Tensor]:
+    def tokenize(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> TokenizedPrompts:
+        """The prompts' ids (B, L) and word positions (B,), checked for the words that the stage puts there.
+
+        Args:
+            prompts: texts with the placeholder.
+            class_names: what stands in its place where ``words`` is "class"; its first token has the position.
+
+        Raises:
+            ValueError: for a prompt without placeholder, one too long, or class names that are needed and missing.
+        """
+        mark = self.adapter.config.placeholder
+        if self.words != CLASS_WORD:
+            count = select_words(torch.empty(self.adapter.config.num_words, 1), self.words).shape[0]
+            return tokenize(self.tokenizer, prompts, mark, num_words=count)
+        if class_names is None:
+            raise ValueError('class_names must be given, one for each prompt, where words is "class".')
+        positions = tokenize(self.tokenizer, prompts, mark).word_index  # what stands before is the same
+        named = [prompt.replace(mark, name) for prompt, name in zip(prompts, class_names, strict=True)]
+        ids = tokenize(self.tokenizer, named, mark, require_placeholder=False).input_ids
+        return TokenizedPrompts(ids, positions)
+
+    def _text(self, batch: Mapping, words: Tensor | None) -> tuple[Tensor, Tensor]:
         """Text features (B, L, d) with the words in them, and the position of the first word (B,)."""
-        tokenized = tokenize(self.tokenizer, prompts, self.adapter.config.placeholder, num_words=words.shape[1])
+        if "input_ids" in batch:
+            tokenized = TokenizedPrompts(batch["input_ids"], batch["word_index"])
+        else:
+            tokenized = self.tokenize(batch["prompt"], batch.get("class_name"))
         text = encode_prompts(self.text_encoder, tokenized, words)
         return text.to(self.unet.dtype), tokenized.word_index
-
-    def _class_text(self, prompts: Sequence[str], class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Text features (B, L, d) with class names in the placeholder's place, and where each begins (B,)."""
-        mark = self.adapter.config.placeholder
-        named = [prompt.replace(mark, name) for prompt, name in zip(prompts, class_names, strict=True)]
-        ids, _ = tokenize(self.tokenizer, named, mark, require_placeholder=False)
-        word_index = tokenize(self.tokenizer, prompts, mark).word_index  # what stands before is the same
-        text = encode_prompts(self.text_encoder, TokenizedPrompts(ids, word_index))
-        return text.to(self.unet.dtype), word_index
 
 
 def _noise_schedule(scheduler: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from elite.data.samples import Samples, collate
 from elite.features import preprocess
-from elite.files import replacing
+from elite.io.files import replacing
 from elite.prompts import word_embeddings
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps

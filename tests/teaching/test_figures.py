@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
-from elite import figures
+from elite.teaching import figures
 
 
 def stored_pictures(html: str) -> list[Image.Image]:

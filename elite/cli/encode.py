@@ -29,7 +29,7 @@ def encode(
         elite generate --concept dog.safetensors --prompt "a S* in the snow" --output pictures
     """
     with one_sentence():
-        from elite.images import read_image, read_mask
+        from elite.io.images import read_image, read_mask
 
         if output.suffix != ".safetensors":
             output = output.with_name(output.name + ".safetensors")

@@ -10,7 +10,9 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from elite.backbones import REVISIONS
-from elite.files import check_finite, find_file, read_json, read_safetensors, replacing, write_json
+from elite.io.files import read_json, replacing, write_json
+from elite.io.hub import find_file
+from elite.io.tensors import check_finite, read_safetensors
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from elite import widgets
+from elite.teaching import widgets
 
 
 def shade(value: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from elite.exercises._judge import judge, noise
+from elite.teaching.exercises._judge import judge, noise
 
 
 def check_attention(attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from elite.cli import app
-from elite.commands.generate import Sampler, use_sampler
+from elite.cli.generate import Sampler, use_sampler
 from elite.concept import Concept
 from tests.helpers import half_mask, picture, tiny_pipeline
 

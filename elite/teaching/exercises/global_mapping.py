@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from elite.exercises._judge import attempt, fail, judge, noise
+from elite.teaching.exercises._judge import attempt, fail, judge, noise
 
 
 def bent(width: int, output: int, seed: int) -> nn.Module:

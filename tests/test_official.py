@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from elite.checkpoints import GLOBAL_NAME, LOCAL_NAME, load_official, save_official
+from elite.official import GLOBAL_NAME, LOCAL_NAME, load_official, save_official
 
 
 @pytest.fixture

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from .adapter import WEIGHTS_NAME, EliteAdapter, EliteConfig
 from .features import default_layers
-from .files import check_finite, find_file, replacing
 from .fingerprint import fingerprint
+from .io.files import replacing
+from .io.hub import find_file
+from .io.tensors import check_finite
 
 OFFICIAL_REPOSITORY = "ELITE-library/ELITE"
 GLOBAL_NAME = "global_mapper.pt"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elite.images import apply_mask, read_image, read_mask
+from elite.io.images import apply_mask, read_image, read_mask
 from tests.helpers import half_mask, picture
 
 

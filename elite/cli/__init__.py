@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
-from .commands.convert import convert, info
-from .commands.encode import encode
-from .commands.generate import generate
-from .commands.train import app as train
-from .data.command import app as download
+from elite import __version__
+
+from .convert import convert
+from .download import app as download
+from .encode import encode
+from .generate import generate
+from .info import info
+from .train import app as train
 
 app = typer.Typer(
     help="ELITE: one picture of a subject, and a text-to-image model draws it anywhere.",
@@ -45,7 +47,3 @@ app.add_typer(train, name="train")
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":  # for `accelerate launch -m elite.cli`
-    main()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from elite.exercises._judge import judge, noise
-from elite.exercises.global_mapping import bent
+from elite.teaching.exercises._judge import judge, noise
+from elite.teaching.exercises.global_mapping import bent
 
 
 def check_patch_embeddings(embed: Callable[[nn.Module, nn.Module, Tensor, Tensor], Tensor]) -> None:

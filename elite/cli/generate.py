@@ -55,7 +55,7 @@ def generate(
     with one_sentence():
         from elite.backbones import default_guidance
         from elite.concept import Concept
-        from elite.images import read_image, read_mask
+        from elite.io.images import read_image, read_mask
 
         if (image is None) == (concept is None):
             raise ValueError("give either --image or --concept, one of the two.")
@@ -141,7 +141,7 @@ def _save(picture, path: Path, facts: dict) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     from elite import __version__
-    from elite.files import replacing
+    from elite.io.files import replacing
 
     text = PngInfo()
     for key, value in {**facts, "elite_version": __version__}.items():

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elite.data.samples import Samples, collate
-from elite.files import write_safetensors
+from elite.io.tensors import write_safetensors
 
 ROWS = 128  # of one file
 VALID = "valid"  # 1 where a row was computed, 0 where its files could not be read

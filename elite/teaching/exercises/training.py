@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elite.exercises._judge import attempt, fail, judge, noise
+from elite.teaching.exercises._judge import attempt, fail, judge, noise
 
 
 def check_local_loss(loss: Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], float], Tensor]) -> None:

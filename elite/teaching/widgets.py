@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from elite.figures import Figure, Panel, PictureLike, image_tag, to_picture
+from elite.teaching.figures import Figure, Panel, PictureLike, image_tag, to_picture
 
 MAX_VALUES = 11  # prepared values of one slider
 MAX_FRAMES = 40  # prepared frames of one figure: a page with several figures stays near a megabyte
@@ -78,7 +78,7 @@ class InteractiveFigure:
             for models that are faster on a batch. Without it ``render`` is called for each.
         labels: the label under each picture, where ``render`` returns a list of pictures.
         width: width of each picture on the page in CSS pixels.
-        quality: as in ``elite.figures.encode_picture``.
+        quality: as in ``elite.teaching.figures.encode_picture``.
 
     Raises:
         ValueError: no control or more than two, too many frames, or ``start`` is not among the values.
