@@ -165,6 +165,28 @@ def select_words(words: Tensor, which: str | Sequence[int] = "w0") -> Tensor:
     return torch.stack([words[..., i, :] for i in indexes], dim=-2)
 
 
+@torch.no_grad()
+def word_embeddings(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, text: str) -> Tensor:
+    """The token embeddings of ordinary words: what stands where a subject's words would, when the text is written out.
+
+    Args:
+        text_encoder: its table of token embeddings is read.
+        tokenizer: the tokenizer that belongs to it.
+        text: such as "dog" or "stuffed animal".
+
+    Returns:
+        (n, d), one row a token.
+
+    Raises:
+        ValueError: when the text holds no token.
+    """
+    ids = _ids(tokenizer, text)
+    if not ids:
+        raise ValueError(f"text must hold at least one word, got {text!r}.")
+    table = text_encoder.get_input_embeddings().weight
+    return table[torch.tensor(ids, device=table.device)].clone()
+
+
 def _insert(embeddings: Tensor, words: Tensor, word_index: Tensor) -> Tensor:
     """Replace row i by the words, move later rows right, cut the tail: (B, L, d) -> (B, L, d)."""
     batch, length, _ = embeddings.shape

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from elite.pipeline import ElitePipeline
 
 STAGES = ("global", "local")
+CLASS_WORD = "class"  # in place of words: the class's own name stands in the prompt
 
 
 class StageModule(nn.Module):
@@ -29,7 +30,9 @@ class StageModule(nn.Module):
         stage: "global" trains M^g, K^g, V^g by Eq. 4; "local" trains M^l, K^l, V^l by Eq. 7.
         regularizer_weight: λ_global of Eq. 4 or λ_local of Eq. 7; the paper's when left out.
         words: which words are injected, see `prompts.select_words`; when left out all of them in the global stage and
-            "w0" in the local stage, as in the paper. Eq. 4 penalises those that are injected.
+            "w0" in the local stage, as in the paper. Eq. 4 penalises those that are injected. "class" in the local
+            stage injects none: the name of the object's class stands in the prompt, and its map is that of Eq. 8
+            (Fig. 17, local mapping without the global one; the adapter's K^g and V^g should be the base model's).
         fusion_weight: λ of Eq. 6 in the local stage.
         reweighting: whether Eq. 8 is in force in the local stage.
         batchwide_maximum: the authors' maximum over the batch in Eq. 8 instead of one for each sample.
@@ -40,8 +43,8 @@ class StageModule(nn.Module):
             trained ones become float32, unless they are wider.
 
     Raises:
-        ValueError: for another stage, words that do not exist, a pipeline without adapter, or one that does not
-            predict noise.
+        ValueError: for another stage, words that do not exist or that the stage does not learn from, a pipeline
+            without adapter, or one that does not predict noise.
         RuntimeError: when the adapter's attention processors were replaced.
     """
 
@@ -75,7 +78,11 @@ class StageModule(nn.Module):
         paper = GLOBAL_WEIGHT if stage == "global" else LOCAL_WEIGHT
         self.regularizer_weight = paper if regularizer_weight is None else regularizer_weight
         self.words = ("all" if stage == "global" else "w0") if words is None else words
-        select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for words that do not exist
+        if self.words == CLASS_WORD:
+            if stage == "global":
+                raise ValueError('words can be "class" in the local stage alone: the global stage learns words.')
+        else:
+            select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for those there are not
         self.fusion = {
             "fusion_weight": fusion_weight,
             "reweighting": reweighting,
@@ -201,8 +208,12 @@ class StageModule(nn.Module):
 
     def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            words, features = self._words_and_object_features(batch)
-            text, word_index = self._text(batch, select_words(words, self.words))
+            if self.words == CLASS_WORD:
+                features, injected = self.features(batch["pixel_values_object"]), None
+            else:
+                words, features = self._words_and_object_features(batch)
+                injected = select_words(words, self.words)
+            text, word_index = self._text(batch, injected)
         mask = patch_mask(batch["mask"].to(features[0].device), patch_grid(self.image_encoder), self.mask_mode)
         patches = self._mapped(self.adapter.local_mapper, features, mask)  # (B, p², d)
         with condition(self.unet, Conditioning(patches, word_index, **self.fusion)):
@@ -244,17 +255,33 @@ class StageModule(nn.Module):
         weight = next(mapper.parameters())
         return mapper([feature.to(weight.device, weight.dtype) for feature in features], *mask)
 
-    def tokenize(self, prompts: Sequence[str]) -> TokenizedPrompts:
-        """The prompts' ids (B, L) and word positions (B,), checked for the words that the stage puts there."""
-        count = select_words(torch.empty(self.adapter.config.num_words, 1), self.words).shape[0]
-        return tokenize(self.tokenizer, prompts, self.adapter.config.placeholder, num_words=count)
+    def tokenize(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> TokenizedPrompts:
+        """The prompts' ids (B, L) and word positions (B,), checked for the words that the stage puts there.
 
-    def _text(self, batch: Mapping, words: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            prompts: texts with the placeholder.
+            class_names: what stands in its place where ``words`` is "class"; its first token has the position.
+
+        Raises:
+            ValueError: for a prompt without placeholder, one too long, or class names that are needed and missing.
+        """
+        mark = self.adapter.config.placeholder
+        if self.words != CLASS_WORD:
+            count = select_words(torch.empty(self.adapter.config.num_words, 1), self.words).shape[0]
+            return tokenize(self.tokenizer, prompts, mark, num_words=count)
+        if class_names is None:
+            raise ValueError('class_names must be given, one for each prompt, where words is "class".')
+        positions = tokenize(self.tokenizer, prompts, mark).word_index  # what stands before is the same
+        named = [prompt.replace(mark, name) for prompt, name in zip(prompts, class_names, strict=True)]
+        ids = tokenize(self.tokenizer, named, mark, require_placeholder=False).input_ids
+        return TokenizedPrompts(ids, positions)
+
+    def _text(self, batch: Mapping, words: Tensor | None) -> tuple[Tensor, Tensor]:
         """Text features (B, L, d) with the words in them, and the position of the first word (B,)."""
         if "input_ids" in batch:
             tokenized = TokenizedPrompts(batch["input_ids"], batch["word_index"])
         else:
-            tokenized = self.tokenize(batch["prompt"])
+            tokenized = self.tokenize(batch["prompt"], batch.get("class_name"))
         text = encode_prompts(self.text_encoder, tokenized, words)
         return text.to(self.unet.dtype), tokenized.word_index
 
