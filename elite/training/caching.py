@@ -141,7 +141,7 @@ def default_root() -> Path:
 
 
 def _weights_hash(parts: Sequence[torch.nn.Module]) -> str:
-    """Of every bit of the weights: a mapper trained a little further has the same `elite.fingerprint`."""
+    """Of every bit of the weights: a mapper trained a little further has the same `elite.io.fingerprint`."""
     digest = hashlib.sha256()
     for part in parts:
         for name, tensor in part.state_dict().items():
