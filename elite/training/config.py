@@ -76,7 +76,8 @@ class TrainingConfig(BaseModel):
 
     # The loss.
     words: tuple[Index, ...] | Text | None = None
-    """Which words are injected: "w0", "all" or indexes; all in the global stage and "w0" in the local if left out."""
+    """Which words are injected: "w0", "all" or indexes; all in the global stage and "w0" in the local if left out.
+    "class" in the local stage puts the class's name there instead (Fig. 17)."""
     regularizer_weight: AtLeast0 | None = None
     """λ_global of Eq. 4 or λ_local of Eq. 7; the paper's when left out."""
     fusion_weight: Above0 = 1.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
+
+from elite._values import visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,8 @@ class Conditioning:
         batchwide_maximum: the authors' maximum over the batch instead of one for each sample.
 
     Raises:
-        ValueError: for shapes that do not fit, or a word missing from a text that needs its map.
+        ValueError: for shapes that do not fit, or a word missing from a text that needs its map. On a device positions
+            are not looked at: there a text without the word gets nothing of the local branch.
     """
 
     patch_embeddings: Tensor | None
@@ -38,7 +40,8 @@ class Conditioning:
             raise ValueError(f"patch_embeddings must be ({rows}, patches, width), got {tuple(patches.shape)}.")
         if isinstance(weight, Tensor) and weight.shape != (rows,):
             raise ValueError(f"fusion_weight must be a number or ({rows},), got {tuple(weight.shape)}.")
-        if self.has_local and self.reweighting and bool((self.word_index < 0).any()):
+        looks_at_word = self.has_local and self.reweighting
+        if looks_at_word and visible(self.word_index) and min(self.word_index.tolist(), default=0) < 0:
             raise ValueError("word_index is -1 for a sample: reweighting needs the primary word in every text.")
 
     @property
@@ -48,8 +51,15 @@ class Conditioning:
 
     @cached_property
     def has_local(self) -> bool:
-        """Whether the local branch is computed at all: patch embeddings are given and some fusion weight is not 0."""
-        return self.patch_embeddings is not None and bool(torch.as_tensor(self.fusion_weight != 0).any())
+        """Whether the local branch is computed at all: patch embeddings are given and some fusion weight is not 0.
+
+        Fusion weights on a device are not looked at: there the branch is computed.
+        """
+        if self.patch_embeddings is None:
+            return False
+        if not isinstance(self.fusion_weight, Tensor):
+            return self.fusion_weight != 0
+        return not visible(self.fusion_weight) or any(self.fusion_weight.tolist())
 
     def first_row(self, batch: int) -> int:
         """Where the conditioned samples start: 0, or half-way in a guidance batch [unconditional; conditional].

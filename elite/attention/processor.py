@@ -1,6 +1,6 @@
 """One cross attention layer with ELITE's two branches: reweighting (Eq. 8), fusion (Eq. 6), and the processor.
 
-`elite.attention` installs these processors in a UNet and puts a conditioning in force.
+`install` installs these processors in a UNet and puts a conditioning in force.
 """
 
 from __future__ import annotations
@@ -88,9 +88,11 @@ class Active:
         batch, heads, length, _ = value.shape
         key = (batch, length, value.device, value.dtype)
         if key not in self._marks:
-            marks = torch.zeros(batch, 1, length, 8, device=value.device, dtype=value.dtype)
-            rows = torch.arange(self.conditioning.first_row(batch), batch, device=value.device)
-            marks[rows, 0, self.conditioning.word_index.to(value.device), 0] = 1
+            at_word = self.conditioning.word_index.to(value.device).unsqueeze(1)  # (rows, 1)
+            at_word = at_word == torch.arange(length, device=value.device)  # (rows, L)
+            before = self.conditioning.first_row(batch)
+            # Zeros for the unconditional half in front, and for the seven columns behind.
+            marks = F.pad(at_word.to(value.dtype).view(-1, 1, length, 1), (0, 7, 0, 0, 0, 0, before, 0))
             self._marks[key] = marks
         return self._marks[key].expand(-1, heads, -1, -1)
 
