@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from elite.adapter import EliteAdapter
+from elite.io.checksums import write_checksums
 from elite.toybox.backbone_training import shapes
-from elite.toybox.checksums import write_checksums
 
 PIPELINE_PARTS = ("text_encoder", "vae", "unet", "image_encoder")
 OTHER_PARTS = ("identity_encoder", "judge")

@@ -13,11 +13,11 @@ from typing import Annotated
 import torch
 import typer
 
+from elite.io.checksums import SUMS
 from elite.toybox import WEIGHTS
 from elite.toybox.backbone_training import options
 from elite.toybox.backbone_training.curves import copy_curves
 from elite.toybox.bundle import ADAPTER_FOLDER, update_adapter
-from elite.toybox.checksums import SUMS
 from elite.training.config import TrainingConfig
 from elite.training.loop import train
 from elite.training.presets import PRESETS
