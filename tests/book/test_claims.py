@@ -239,7 +239,9 @@ def test_a_test_that_does_not_exist_is_found():
 def test_the_page_shows_every_claim_with_its_verdict(ledger, tmp_path):
     pytest.importorskip("sphinx", reason="sphinx is not installed")
     path = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'book' / '_ext')!r}]"
-    (tmp_path / "conf.py").write_text(f"{path}\nextensions = ['myst_parser', 'sphinx.ext.autodoc', 'elite_book', 'elite_claims']\n")
+    (tmp_path / "conf.py").write_text(
+        f"{path}\nextensions = ['myst_parser', 'sphinx.ext.autodoc', 'elite_book', 'elite_claims']\n"
+    )
     page = (ROOT / "book" / "claims.md").read_text(encoding="utf-8").replace(" {cite:p}`wei2023elite`", "")
     (tmp_path / "index.md").write_text(page, encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", str(tmp_path), str(tmp_path / "out")]
