@@ -32,9 +32,10 @@ lab: $(STAMP)  ## open the chapters in JupyterLab
 bench: $(STAMP)  ## measure, side by side, and write bench/results.json
 	$(BIN)/python -m bench
 
-lint: $(STAMP)  ## check style
+lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 refresh: $(STAMP)  ## run all chapters again and keep their outputs
 	$(BIN)/python tools/refresh.py
@@ -46,4 +47,4 @@ toybox-report: $(STAMP)  ## measure the bundled miniature; sheets of pictures go
 	@$(BIN)/python -m elite.toybox.report
 
 clean:  ## remove what builds leave, the virtual environment included
-	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
