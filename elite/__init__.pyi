@@ -5,10 +5,11 @@ from .adapter import EliteConfig as EliteConfig
 from .attention import condition as condition
 from .attention import record_attention as record_attention
 from .attention import reweight as reweight
+from .attention.conditioning import Conditioning as Conditioning
+from .attention.recording import AttentionRecord as AttentionRecord
 from .backbones import default_guidance as default_guidance
 from .backbones import load_pipeline as load_pipeline
 from .concept import Concept as Concept
-from .conditioning import Conditioning as Conditioning
 from .features import (
     clip_features as clip_features,
 )
@@ -45,6 +46,5 @@ from .prompts import (
 from .prompts import (
     tokenize as tokenize,
 )
-from .recording import AttentionRecord as AttentionRecord
 from .sampling import guided_noise_prediction as guided_noise_prediction
 from .sampling import sample_lms as sample_lms

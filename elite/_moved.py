@@ -11,16 +11,23 @@ from types import ModuleType
 MOVED = {
     "elite.checkpoints": "elite.official",
     "elite.commands": "elite.cli",
+    "elite.conditioning": "elite.attention.conditioning",
     "elite.data.command": "elite.cli.download",
     "elite.exercises": "elite.teaching.exercises",
     "elite.figures": "elite.teaching.figures",
     "elite.files": "elite.io.files",
+    "elite.fingerprint": "elite.io.fingerprint",
     "elite.images": "elite.io.images",
+    "elite.legacy": "elite.io.legacy",
+    "elite.processor": "elite.attention.processor",
+    "elite.recording": "elite.attention.recording",
     "elite.toybox.checksums": "elite.io.checksums",
     "elite.training.attention": "elite.training.explicit_attention",
+    "elite.training.checkpoint": "elite.training.run_folder",
     "elite.training.rows": "elite.training.row_cache",
     "elite.widgets": "elite.teaching.widgets",
 }
+PROMISED = {"elite.legacy"}  # old paths that stay, without a warning
 
 
 def new_path(name: str) -> str | None:
@@ -42,7 +49,8 @@ class OldPaths:
 
     def exec_module(self, module: ModuleType) -> None:
         old, new = module.__name__, new_path(module.__name__)
-        warnings.warn(f"{old} is {new} now; the old path goes with 1.0.", DeprecationWarning, stacklevel=2)
+        if old not in PROMISED:
+            warnings.warn(f"{old} is {new} now; the old path goes with 1.0.", DeprecationWarning, stacklevel=2)
         sys.modules[old] = import_module(new)
 
 

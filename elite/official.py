@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from .adapter import WEIGHTS_NAME, EliteAdapter, EliteConfig
 from .features import default_layers
-from .fingerprint import fingerprint
 from .io.files import replacing
+from .io.fingerprint import fingerprint
 from .io.hub import find_file
 from .io.tensors import check_finite
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from elite.attention import reweight as package_reweight
 from elite.features import patch_mask as package_patch_mask
 from elite.losses import global_loss, local_loss
-from elite.processor import reweight as package_reweight
 from elite.teaching import exercises
 
 

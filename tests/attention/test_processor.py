@@ -20,7 +20,7 @@ from elite.attention import (
     remove_processors,
     reweight,
 )
-from elite.processor import Active, ConditionedText
+from elite.attention.processor import Active, ConditionedText
 from tests.helpers import LENGTH, PATCHES, WIDTH, draw, tiny_unet
 
 INDEX = torch.tensor([2, 5])

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ._values import visible
+from elite._values import visible
 
 
 @dataclass(frozen=True, eq=False)

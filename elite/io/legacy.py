@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .io.tensors import check_names_and_shapes
+from elite.io.tensors import check_names_and_shapes
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -16,24 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .conditioning import Conditioning
-from .processor import Active, ConditionedText, EliteAttnProcessor, base_layer, relative_map, reweight
+from .processor import Active, ConditionedText, EliteAttnProcessor, base_layer
 from .recording import AttentionRecord, recording
-
-__all__ = [
-    "AttentionRecord",
-    "Conditioning",
-    "EliteAttnProcessor",
-    "check_processors",
-    "condition",
-    "cross_attention_layers",
-    "install_processors",
-    "local_values",
-    "record_attention",
-    "relative_map",
-    "remove_processors",
-    "restore_processors",
-    "reweight",
-]
 
 _ACTIVE: WeakKeyDictionary[nn.Module, Active] = WeakKeyDictionary()
 

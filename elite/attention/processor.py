@@ -1,6 +1,6 @@
 """One cross attention layer with ELITE's two branches: reweighting (Eq. 8), fusion (Eq. 6), and the processor.
 
-`elite.attention` installs these processors in a UNet and puts a conditioning in force.
+`install` installs these processors in a UNet and puts a conditioning in force.
 """
 
 from __future__ import annotations
