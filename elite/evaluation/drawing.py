@@ -32,7 +32,7 @@ class Drawing:
     Attributes:
         num_inference_steps: denoising steps; the paper takes 100.
         guidance_scale: of classifier-free guidance.
-        scheduler: name of a class of diffusers such as "LMSDiscreteScheduler"; the pipeline's own when left out.
+        scheduler: the name of another sampler than the model's own, for the record: who loads a pipeline sets it.
         seed: a picture's noise depends on it, the subject, the prompt and the picture's number, and on no method.
 
     Raises:
@@ -71,21 +71,6 @@ class Drawing:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         mine = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
         return pipeline(list(prompts), generator=generators, **mine, **options).images
-
-    def prepare(self, pipeline: StableDiffusionPipeline) -> None:
-        """Give the pipeline the scheduler asked for.
-
-        Raises:
-            ValueError: for a class that diffusers does not have.
-        """
-        if self.scheduler is None:
-            return
-        import diffusers
-
-        kind = getattr(diffusers, self.scheduler, None)
-        if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-            raise ValueError(f"scheduler must be a scheduler class of diffusers, got {self.scheduler!r}.")
-        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
 
 
 class Method(Protocol):

@@ -5,6 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,7 @@ from elite.evaluation.scoring import SubjectScorer
 from elite.io.images import read_image
 from tests.evaluation.worlds import encoders, subject
 
+ROOT = Path(__file__).parents[2]
 FEW = Drawing(num_inference_steps=2)
 SUBJECTS = [subject(1), subject(2, "cat")]
 
@@ -168,3 +174,30 @@ def test_compact_json_reads_back(whole):
     value = json.loads((whole / RESULT).read_text())
     assert json.loads(compact(value)) == value
     assert all(math.isfinite(one["mean"]) for one in value["summary"].values())
+
+
+def start(folder: Path, processes: int = 1) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.evaluation.run_small", str(folder)]
+    if processes > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_launched_on_two_processes_or_killed_half_way_it_ends_in_the_same_bytes(tmp_path):
+    for folder, processes in (("one", 1), ("two", 2)):
+        process = start(tmp_path / folder, processes)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    killed = start(tmp_path / "killed")
+    while len(list((tmp_path / "killed").rglob("*.png"))) < 5:
+        assert killed.poll() is None, killed.stderr.read()[-2000:]
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    _, errors = start(tmp_path / "killed").communicate(timeout=300)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two"), errors
+    parts = {name for name in digests(tmp_path / "killed") if name.endswith(".part")}  # what was being written
+    left = digests(tmp_path / "killed")
+    assert {name: left[name] for name in set(left) - parts} == digests(tmp_path / "one")
