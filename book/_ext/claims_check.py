@@ -69,16 +69,18 @@ def filled(entries: Iterable[Entry], root: Path = ROOT) -> Iterator[Entry]:
     """The entries, with every number printed whose result file is there.
 
     Raises:
-        KeyError: when a result file does not have the key.
+        ValueError: when a result file does not have the number.
     """
     for entry in entries:
         numbers = []
         for number in entry.numbers:
-            document = read_result(number.file, root)
-            if document is None:
+            if (document := read_result(number.file, root)) is None:
                 numbers.append(number.model_copy(update={"printed": None, "interval": None}))
-            else:
+                continue
+            try:
                 numbers.append(number.with_measured(*look_up(document, number.file, number.key)))
+            except KeyError as error:
+                raise ValueError(f"{entry.id}: {number.of}: {number.file} has no number {number.key}") from error
         yield entry.model_copy(update={"numbers": tuple(numbers)})
 
 
@@ -97,9 +99,10 @@ def number_problems(entries: Iterable[Entry], root: Path = ROOT) -> list[str]:
             except KeyError:
                 problems.append(f"{name}: {number.file} has no number {number.key}")
                 continue
-            if number != right:
-                shown = [f"{one.printed} {list(one.interval or ())}" for one in (number, right)]
-                problems.append(f"{name}: {shown[0]} is printed, {number.file} says {shown[1]}")
+            if number.printed is None:
+                problems.append(f"{name}: not printed, {number.file} says {right}: run python tools/fill_claims.py")
+            elif number != right:
+                problems.append(f"{name}: {number} is printed, {number.file} says {right}")
     return problems
 
 
