@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,4 +154,19 @@ def _why_not(words: list[str], root: Path) -> str | None:
         return f"no such command ({' '.join(rest[:1]) or 'none is named'})"
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     unknown = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
-    return f"no option {unknown[0]}" if unknown else None
+    if unknown:
+        return f"no option {unknown[0]}"
+    return _no_settings(rest) if command.name == "train" else None
+
+
+def _no_settings(words: list[str]) -> str | None:
+    """Why `elite train` would not take a preset with these changes."""
+    from elite.cli.train import parse_changes
+    from elite.training.presets import load_config
+
+    changes = [word for before, word in pairwise(words) if before == "--set"]
+    try:
+        load_config(words[0] if words else "", **parse_changes(changes))
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None
