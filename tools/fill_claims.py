@@ -12,7 +12,10 @@ from claims_ledger import read_ledger, write_ledger
 
 
 def main() -> None:
-    entries = tuple(filled(read_ledger()))
+    try:
+        entries = tuple(filled(read_ledger()))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     write_ledger(entries)
     for verdict, times in Counter(entry.verdict for entry in entries).most_common():
         print(f"{times:4} {verdict}")

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,16 +70,18 @@ def filled(entries: Iterable[Entry], root: Path = ROOT) -> Iterator[Entry]:
     """The entries, with every number printed whose result file is there.
 
     Raises:
-        KeyError: when a result file does not have the key.
+        ValueError: when a result file does not have the number.
     """
     for entry in entries:
         numbers = []
         for number in entry.numbers:
-            document = read_result(number.file, root)
-            if document is None:
+            if (document := read_result(number.file, root)) is None:
                 numbers.append(number.model_copy(update={"printed": None, "interval": None}))
-            else:
+                continue
+            try:
                 numbers.append(number.with_measured(*look_up(document, number.file, number.key)))
+            except KeyError as error:
+                raise ValueError(f"{entry.id}: {number.of}: {number.file} has no number {number.key}") from error
         yield entry.model_copy(update={"numbers": tuple(numbers)})
 
 
@@ -97,9 +100,10 @@ def number_problems(entries: Iterable[Entry], root: Path = ROOT) -> list[str]:
             except KeyError:
                 problems.append(f"{name}: {number.file} has no number {number.key}")
                 continue
-            if number != right:
-                shown = [f"{one.printed} {list(one.interval or ())}" for one in (number, right)]
-                problems.append(f"{name}: {shown[0]} is printed, {number.file} says {shown[1]}")
+            if number.printed is None:
+                problems.append(f"{name}: not printed, {number.file} says {right}: run python tools/fill_claims.py")
+            elif number != right:
+                problems.append(f"{name}: {number} is printed, {number.file} says {right}")
     return problems
 
 
@@ -150,4 +154,19 @@ def _why_not(words: list[str], root: Path) -> str | None:
         return f"no such command ({' '.join(rest[:1]) or 'none is named'})"
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     unknown = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
-    return f"no option {unknown[0]}" if unknown else None
+    if unknown:
+        return f"no option {unknown[0]}"
+    return _no_settings(rest) if command.name == "train" else None
+
+
+def _no_settings(words: list[str]) -> str | None:
+    """Why `elite train` would not take a preset with these changes."""
+    from elite.cli.train import parse_changes
+    from elite.training.presets import load_config
+
+    changes = [word for before, word in pairwise(words) if before == "--set"]
+    try:
+        load_config(words[0] if words else "", **parse_changes(changes))
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None

@@ -73,6 +73,10 @@ class Number(_Strict):
         printed = None if interval is None else tuple(map(self._print, interval))
         return self.model_copy(update={"printed": self._print(value), "interval": printed})
 
+    def __str__(self) -> str:
+        interval = f" [{', '.join(self.interval)}]" if self.interval else ""
+        return f"{self.printed or 'not measured yet'}{interval}"
+
     def _print(self, value: float) -> str:
         text = f"{value:.{self.digits}f}"
         return text.removeprefix("-") if float(text) == 0 else text

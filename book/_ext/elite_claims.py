@@ -70,8 +70,7 @@ def _numbers(entry: Entry) -> nodes.Element:
     files = sorted({str(result_path(number.file).relative_to(ROOT)) for number in entry.numbers})
     box = nodes.line_block()
     for number in entry.numbers:
-        interval = f" [{', '.join(number.interval)}]" if number.interval else ""
-        box += nodes.line("", f"{number.of}: {number.printed or 'not measured yet'}{interval}")
+        box += nodes.line("", f"{number.of}: {number}")
     box += nodes.line("", "from ", *_joined([nodes.literal("", name) for name in files]))
     return box
 
