@@ -13,7 +13,7 @@ from .download import app as download
 from .encode import encode
 from .generate import generate
 from .info import info
-from .train import app as train
+from .train import train
 
 app = typer.Typer(
     help="ELITE: one picture of a subject, and a text-to-image model draws it anywhere.",
@@ -40,8 +40,8 @@ app.command()(generate)
 app.command()(encode)
 app.command()(convert)
 app.command()(info)
+app.command()(train)
 app.add_typer(download, name="download")
-app.add_typer(train, name="train")
 
 
 def main() -> None:
