@@ -34,7 +34,8 @@ def test_training_step_is_captured_as_a_graph(stage, in_full_precision):
     """And the graph, played again, gives loss and gradients of what then lies in its inputs."""
     module = StageModule(tiny_pipeline(seed=0).to("cuda"), stage, snr_gamma=5.0)
     batch = {key: value.cuda() for key, value in batch_of(stage, module).items()}
-    inputs = [draw(ROWS, 4, 8, 8, seed=4).cuda(), torch.tensor([3, 500, 999]).cuda(), draw(ROWS, 4, 8, 8, seed=5).cuda()]
+    drawn = (draw(ROWS, 4, 8, 8, seed=4), torch.tensor([3, 500, 999]), draw(ROWS, 4, 8, 8, seed=5))
+    inputs = [tensor.cuda() for tensor in drawn]
     trained = list(module.trained().values())
 
     def step() -> torch.Tensor:
