@@ -1,4 +1,4 @@
-"""The command line: ``elite generate``, ``encode``, ``convert``, ``info``, ``download``, ``train``."""
+"""The command line: ``elite generate``, ``encode``, ``convert``, ``info``, ``download``, ``train``, ``evaluate``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from elite import __version__
 from .convert import convert
 from .download import app as download
 from .encode import encode
+from .evaluate import evaluate
 from .generate import generate
 from .info import info
 from .train import train
@@ -41,6 +42,7 @@ app.command()(encode)
 app.command()(convert)
 app.command()(info)
 app.command()(train)
+app.command()(evaluate)
 app.add_typer(download, name="download")
 
 
