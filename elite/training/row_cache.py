@@ -36,7 +36,7 @@ class RowCache:
         self._open: dict[int, Any] = {}
 
     def shard(self, number: int) -> Path:
-        """File of the rows ROWS · number, ROWS · number + 1, …"""
+        """File of the rows from ROWS · number on."""
         return self.folder / f"rows-{number:05d}.safetensors"
 
     def missing(self) -> list[int]:

@@ -49,7 +49,7 @@ def settled(config: TrainingConfig, pipeline: ElitePipeline | None, folder: RunF
 
 
 def quick_precision(device: torch.device) -> str:
-    """ "bf16" where a device has instructions for it, otherwise "no"; elsewhere it is imitated, and slow."""
+    """The type "bf16" where a device has instructions for it, otherwise "no"; elsewhere it is imitated, and slow."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
