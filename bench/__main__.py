@@ -36,10 +36,14 @@ HEADINGS = ("sd_shaped", "sd_shaped_loop", "toybox", "toybox_loop", "train_globa
 
 def contestants(name: str, steps: int) -> dict[str, Callable]:
     """Everything measured under one of `HEADINGS`."""
+
+    def pipelines(pipe, *options, ip_adapter: bool) -> dict[str, Callable]:
+        return generation.pipelines(generation.bases(pipe, ip_adapter), *options)
+
     builders: dict[str, Callable[[], dict[str, Callable]]] = {
-        "sd_shaped": lambda: generation.pipelines(models.sd_shaped(), steps, 1, "latent", ip_adapter=True),
+        "sd_shaped": lambda: pipelines(models.sd_shaped(), steps, 1, "latent", ip_adapter=True),
         "sd_shaped_loop": lambda: generation.procedures(models.sd_shaped(), steps),
-        "toybox": lambda: generation.pipelines(models.toybox(), 5 * steps, 8, "pil", ip_adapter=False),
+        "toybox": lambda: pipelines(models.toybox(), 5 * steps, 8, "pil", ip_adapter=False),
         "toybox_loop": lambda: generation.procedures(models.toybox(), 5 * steps),
         "train_global": lambda: train.steps(train.sd_shaped_whole(), "global"),
         "train_local": lambda: train.steps(train.sd_shaped_whole(), "local"),

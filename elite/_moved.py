@@ -23,6 +23,7 @@ MOVED = {
     "elite.recording": "elite.attention.recording",
     "elite.toybox.checksums": "elite.io.checksums",
     "elite.training.attention": "elite.training.explicit_attention",
+    "elite.training.checkpoint": "elite.training.run_folder",
     "elite.training.rows": "elite.training.row_cache",
     "elite.widgets": "elite.teaching.widgets",
 }

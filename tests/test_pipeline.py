@@ -66,6 +66,11 @@ def test_placeholders_choose_the_concept_of_each_prompt(tiny, concept, other):
     torch.testing.assert_close(got, generate(tiny, ["a S*", "a S*"], concept=[concept, other]), atol=1e-5, rtol=0)
 
 
+def test_a_call_left_to_itself_takes_the_primary_word_reweighting_and_a_fusion_weight_of_08(tiny, concept):
+    explicit = generate(tiny, concept=concept, words="w0", fusion_weight=0.8, reweighting=True)
+    assert torch.equal(generate(tiny, concept=concept), explicit)
+
+
 def test_words_and_fusion_weight_are_heard(tiny, concept):
     results = [generate(tiny, concept=concept, words=words) for words in ("w0", "w1", "all", (0, 2))]
     results.append(generate(tiny, concept=concept, fusion_weight=0.2))

@@ -27,7 +27,10 @@ class Precision(StrEnum):
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what the library says of bad input into one line on stderr and exit code 2."""
+    """Turn what the library says of bad input into one line on stderr and exit code 2, as typer does for bad options.
+
+    Exit code 1 is for work that was done in part, such as a download that lacks some pictures.
+    """
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from elite.data.fetch import Fetcher, FetchError, NotOnServerError
 from elite.data.index import labels_of, read_class_names, scan_table, select_boxes
 from elite.data.layout import BOX_COLUMNS, MASK_COLUMNS, OpenImagesFolder, OpenImagesServer
+from elite.io.files import replacing, write_json
 
 ARCHIVE_THREADS = 2  # the archives are large: more at once only makes each slower
 # What zipfile raises for damage besides BadZipFile; RuntimeError where a flipped bit says encrypted or unsupported.
@@ -108,14 +108,14 @@ def download_open_images(
     except Timeout as error:
         raise RuntimeError(f"another process is downloading into {folder.root}; wait for it to end.") from error
     try:
+        for left in folder.masks_dir.glob(".*.part"):  # of a process that was killed
+            left.unlink()
         labels = _fetch_tables(folder, server, fetcher, classes, progress)
         chosen = choose_images(folder, limit, labels)
         report = DownloadReport(chosen=len(chosen))
         _fetch_images(folder, server, fetcher, chosen, threads, max_failed, progress, report)
         _fetch_masks(folder, server, fetcher, chosen, labels, progress, keep_archives, report)
-        temporary = folder.root / "download.json.part"
-        temporary.write_text(json.dumps(asdict(report), indent=1))
-        temporary.replace(folder.root / "download.json")
+        write_json(folder.root / "download.json", asdict(report))
         return report
     finally:
         lock.release()
@@ -239,7 +239,6 @@ def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> t
     Raises:
         zipfile.BadZipFile: the archive or a member (by its checksum) is damaged.
     """
-    output.mkdir(parents=True, exist_ok=True)
     done, missing = 0, []
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -249,9 +248,8 @@ def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> t
                     missing.append(name)
                     continue
                 if not (output / name).is_file():
-                    temporary = output / (name + ".part")
-                    temporary.write_bytes(zipped.read(members[name]))  # read() checks the CRC
-                    temporary.replace(output / name)
+                    with replacing(output / name) as temporary:
+                        temporary.write_bytes(zipped.read(members[name]))  # read() checks the CRC
                 done += 1
     except ZIP_DAMAGE as error:
         raise zipfile.BadZipFile(f"what it holds cannot be read ({error!r})") from error

@@ -38,6 +38,9 @@ class _Retry(Exception):
 class Fetcher:
     """Downloads files; safe to use from several threads.
 
+    Retries are our own: ``urllib3.util.Retry`` repeats a request from its first byte and counts requests. Here a retry
+    continues where the file was cut, and only attempts that get no further count.
+
     Args:
         attempts: how often a file is tried without getting further, or begun anew, at least 1.
         backoff: seconds before the second attempt; doubled after each.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from elite.data.layout import (
     OpenImagesFolder,
     files_in,
 )
+from elite.io.files import replacing
 
 CACHE_VERSION = 2
 REFERENCE_RESOLUTION = 512  # the resolution that the paper's pixel counts belong to
@@ -368,10 +368,8 @@ def _cached(
         raise ValueError(f"{names} is not a table of Open Images: {error}") from error
     if cache:
         try:
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.part")  # several processes may build the same
-            frame.write_parquet(temporary, metadata={"dropped": json.dumps(dropped)})
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                frame.write_parquet(temporary, metadata={"dropped": json.dumps(dropped)})
         except OSError as error:  # a read-only data folder: the index is right, it is only not kept
             warnings.warn(f"the index could not be kept in {path.parent}: {error}", stacklevel=3)
     return Index(kind, frame, dropped)

@@ -7,7 +7,7 @@ process and in any order, so a resumed run needs no record of random states.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from elite.data import augment, crops
 from elite.data.index import Index
@@ -274,16 +274,7 @@ class LocalSamples(Samples):
         }
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack tensors (B, …); numbers become long tensors (B,), texts a list of B."""
-    batch: dict[str, Any] = {}
-    for key, first in samples[0].items():
-        values = [sample[key] for sample in samples]
-        if isinstance(first, Tensor):
-            batch[key] = torch.stack(values)
-        else:
-            batch[key] = torch.tensor(values) if isinstance(first, int) else values
-    return batch
+collate = default_collate  # tensors are stacked (B, …), numbers become long tensors (B,), texts stay a list of B
 
 
 def _channels_first(frame: np.ndarray) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from elite.data.layout import files_in
 from elite.data.samples import GlobalSamples, LocalSamples, Samples
+from elite.io.files import cache_folder
 from elite.training.row_cache import Progress, RowCache
 from elite.training.steps import CLASS_WORD, StageModule
 
@@ -47,7 +47,7 @@ class StageCache:
         words: bool = False,
     ) -> None:
         self.module, self.samples, self.dtype = module, samples, dtype
-        self.root = default_root() if root is None else Path(root)
+        self.root = cache_folder("training") if root is None else Path(root)
         self.caches: dict[str, RowCache] = {}
         still, is_global = not samples.settings.augment, isinstance(samples, GlobalSamples)
         config = module.adapter.config
@@ -133,11 +133,6 @@ class StageCache:
 
     def _words(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"words": self.module.words_of(self.module.features(batch["pixel_values_clip"]))}
-
-
-def default_root() -> Path:
-    """``training`` in the folder ``ELITE_CACHE``, or ``~/.cache/elite``."""
-    return Path(os.environ.get("ELITE_CACHE") or Path.home() / ".cache" / "elite") / "training"
 
 
 def _weights_hash(parts: Sequence[torch.nn.Module]) -> str:

@@ -13,8 +13,8 @@ from elite.adapter import EliteAdapter
 from elite.data.index import Index, index_boxes, index_masks
 from elite.data.layout import OpenImagesFolder
 from elite.data.samples import GlobalSamples, LocalSamples, Samples, SampleSettings
-from elite.training.checkpoint import CONFIG, adapter_of_run, checkpoints
 from elite.training.config import TrainingConfig
+from elite.training.run_folder import Checkpoint, RunFolder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,15 +37,13 @@ class Data:
     index: Index
 
 
-def settled(config: TrainingConfig, pipeline: ElitePipeline | None, output: Path | None) -> TrainingConfig:
+def settled(config: TrainingConfig, pipeline: ElitePipeline | None, folder: RunFolder | None) -> TrainingConfig:
     """The settings with "auto" precision decided: a run goes on in its own, a new one takes what is quick here."""
     if config.mixed_precision != "auto":
         return config
-    for folder in checkpoints(output) if output is not None else []:
-        try:
-            return config.with_changes(mixed_precision=TrainingConfig.from_file(folder / CONFIG).mixed_precision)
-        except (OSError, ValueError):
-            continue  # a damaged checkpoint; one before it may tell
+    before = folder.settings() if folder is not None else None
+    if before is not None:
+        return config.with_changes(mixed_precision=before.mixed_precision)
     here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return config.with_changes(mixed_precision=quick_precision(here if pipeline is None else pipeline.device))
 
@@ -59,7 +57,7 @@ def quick_precision(device: torch.device) -> str:
     return "bf16" if found else "no"
 
 
-def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, output: Path | None) -> Accelerator:
+def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, folder: RunFolder | None) -> Accelerator:
     """Accelerate's view of devices, precision and processes.
 
     Raises:
@@ -69,19 +67,22 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, out
     from accelerate.state import AcceleratorState, is_initialized
     from accelerate.utils import ProjectConfiguration
 
-    for tracker in config.trackers if output is not None else ():
+    trackers = config.trackers if folder is not None else ()
+    for tracker in trackers:
         _check_tracker(tracker)
     cpu = pipeline is not None and pipeline.device.type == "cpu"
     # Words left out leave their mappers without gradient, which has to be announced.
     shared = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.words is not None)
-    project = ProjectConfiguration(str(output), logging_dir=str(output / "logs")) if output is not None else None
+    project = None
+    if folder is not None:
+        project = ProjectConfiguration(str(folder.path), logging_dir=str(folder.path / "logs"))
     if is_initialized() and AcceleratorState().mixed_precision != config.mixed_precision:
         AcceleratorState._reset_state()  # accelerate keeps one for the process: that of a run before
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=list(config.trackers) if output is not None and config.trackers else None,
+        log_with=list(trackers) or None,
         project_config=project,
         kwargs_handlers=[shared],
     )
@@ -94,6 +95,20 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, out
             f"processes times {config.gradient_accumulation_steps} gradient_accumulation_steps."
         )
     return accelerator
+
+
+def check_shared(accelerator: Accelerator, folder: RunFolder | None, found: Checkpoint | None) -> None:
+    """All processes have to go on from one checkpoint; on machines without a common disk they would not.
+
+    Raises:
+        ValueError: when they found different ones.
+    """
+    step = torch.tensor([-1 if found is None else found.step], device=accelerator.device)
+    steps = accelerator.gather(step).tolist()
+    if folder is not None and len(set(steps)) > 1:
+        raise ValueError(
+            f"output {folder.path} must be a folder that all processes share; they found checkpoints {steps}."
+        )
 
 
 def _check_tracker(name: str) -> None:
@@ -126,7 +141,7 @@ def load_model(config: TrainingConfig, pipeline: ElitePipeline | None = None) ->
     if config.adapter == "own":
         return load_pipeline(config.model, dtype=torch.float32)
     if config.adapter != "init":
-        adapter = EliteAdapter.from_pretrained(adapter_of_run(Path(config.adapter)))
+        adapter = EliteAdapter.from_pretrained(RunFolder(config.adapter).adapter())
         return load_pipeline(config.model, dtype=torch.float32, adapter=adapter)
     # Without its own adapter, which would only be replaced.
     pipeline = load_pipeline(config.model, dtype=torch.float32, adapter="init")

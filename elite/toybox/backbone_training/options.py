@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
+from elite.io.files import cache_folder
 from elite.toybox.backbone_training.fit import FitSettings
 
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps in all.")]
@@ -30,7 +30,7 @@ Workers = Annotated[int, typer.Option(help="Processes.")]
 
 def cache() -> Path:
     """The toybox's part of the cache: ``$ELITE_CACHE/toybox``, by default ``~/.cache/elite/toybox``."""
-    return Path(os.environ.get("ELITE_CACHE", Path.home() / ".cache" / "elite")) / "toybox"
+    return cache_folder("toybox")
 
 
 def settings(
