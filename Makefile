@@ -38,9 +38,10 @@ test-perturbed: $(STAMP)  ## run every chapter as on a device that computes a li
 gpu:  ## on a GPU, with PYTHON's torch: chapters, tests and measurements; logs go to build/gpu
 	PYTHON=$(PYTHON) tools/gpu_rehearsal.sh build/gpu
 
-lint: $(STAMP)  ## check style
+lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 refresh: $(STAMP)  ## run all chapters again and keep their outputs
 	$(BIN)/python tools/refresh.py
@@ -52,4 +53,4 @@ toybox-report: $(STAMP)  ## measure the bundled miniature; sheets of pictures go
 	@$(BIN)/python -m elite.toybox.report
 
 clean:  ## remove what builds leave, the virtual environment included
-	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

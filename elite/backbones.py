@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from .io.checksums import verify
 
 if TYPE_CHECKING:
     from .pipeline import ElitePipeline
@@ -28,6 +29,7 @@ REVISIONS: Mapping[str, str | None] = MappingProxyType(
 SD14 = "CompVis/stable-diffusion-v1-4"
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 NAMES = ("toybox", "sd14")
+TOYBOX = Path(__file__).parent / "toybox" / "weights"  # by its path: nothing below the toybox imports it
 
 
 def best_device() -> torch.device:
@@ -76,7 +78,7 @@ def load_pipeline(
     small = str(name) == "toybox" or device.type == "cpu"
     dtype = dtype or (torch.float32 if small else torch.float16)
     if str(name) == "toybox":
-        folder = _toybox_folder()
+        folder = verify(TOYBOX)
     elif str(name) == "sd14":
         return _cast(_load_sd14(dtype, **kwargs), dtype).to(device)
     else:
@@ -142,13 +144,6 @@ def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype=dtype)
     return pipe
-
-
-def _toybox_folder() -> Path:
-    """The bundled miniature's folder, its files checked."""
-    toybox = import_module("elite.toybox")  # by name: nothing below the toybox imports it
-    toybox.verify()
-    return Path(toybox.WEIGHTS)
 
 
 def _load_sd14(dtype: torch.dtype, **kwargs: Any) -> ElitePipeline:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import CLIPVisionModel
 
 # The statistics every CLIP image encoder was trained with (openai/CLIP).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -59,7 +60,7 @@ def check_layers(layers: Sequence[int], num_hidden_layers: int) -> tuple[int, ..
 
 
 def clip_features(
-    image_encoder: torch.nn.Module, pixel_values: Tensor, layers: Sequence[int] | None = None
+    image_encoder: CLIPVisionModel, pixel_values: Tensor, layers: Sequence[int] | None = None
 ) -> tuple[Tensor, ...]:
     """Hidden states of the chosen layers, CLS token first, without the final LayerNorm.
 
@@ -138,6 +139,6 @@ def patch_mask(mask: Tensor, grid: int, mode: str = "nearest") -> Tensor:
     return small.flatten(2).transpose(1, 2)  # (B, p², 1)
 
 
-def patch_grid(image_encoder: torch.nn.Module) -> int:
+def patch_grid(image_encoder: CLIPVisionModel) -> int:
     """Patches a side, p, of a CLIP image encoder."""
     return image_encoder.config.image_size // image_encoder.config.patch_size

@@ -123,18 +123,17 @@ def draw_object_change(generator: np.random.Generator, size: int) -> ObjectChang
         generator: source of the random choices.
         size: side of the CLIP input in pixels; the counts above hold at 224 and are scaled.
     """
-    largest, reach = (
-        round(size * 256 / CLIP_REFERENCE),
-        round(size * 60 / CLIP_REFERENCE),
-    )
+    largest, reach = round(size * 256 / CLIP_REFERENCE), round(size * 60 / CLIP_REFERENCE)
     enlarged, window, angle, shift = None, (0, 0), 0, (0, 0)
     if generator.integers(2) == 0:
         enlarged = int(generator.integers(size, largest + 1))
-        window = tuple(int(v) for v in generator.integers(0, enlarged - size + 1, size=2))
+        top, left = generator.integers(0, enlarged - size + 1, size=2)
+        window = (int(top), int(left))
     if generator.integers(2) == 0:
         angle = int(generator.integers(-30, 31))
     if generator.integers(2) == 0:
-        shift = tuple(int(v) for v in generator.integers(-reach, reach + 1, size=2))
+        down, right = generator.integers(-reach, reach + 1, size=2)
+        shift = (int(down), int(right))
     return ObjectChange(enlarged, window, angle, shift)
 
 

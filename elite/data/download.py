@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -256,7 +257,7 @@ def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> t
     return done, missing
 
 
-def _in_parallel(work: Callable, items: Sequence[str], threads: int) -> Iterable[tuple[str, object]]:
+def _in_parallel(work: Callable, items: Sequence[str], threads: int) -> Iterable[tuple[str, Any]]:
     """(item, result or FetchError) as they come; nothing new is begun once the reader stops or an error passes."""
     pool = ThreadPoolExecutor(threads)
     try:

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -347,7 +347,7 @@ def _cached(
     folder: OpenImagesFolder,
     tables: Sequence[Path],
     listings: Sequence[dict[str, tuple[int, int]]],
-    settings: dict[str, object],
+    settings: Mapping[str, object],
     build: Callable[[], tuple[pl.DataFrame, dict[str, int]]],
     cache: bool,
 ) -> Index:

@@ -61,7 +61,7 @@ def read_mask(source: str | Path | Image.Image, size: tuple[int, int]) -> Image.
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] < 255:
+    if image.mode in ("LA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255:
         image = image.getchannel("A")
     elif image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image, name)

@@ -169,7 +169,7 @@ def stage_data(config: TrainingConfig, pipeline: ElitePipeline) -> Data:
     )
     if config.stage == "global":
         index = index_boxes(folder, config.classes, config.min_area, config.max_area)
-        kind = GlobalSamples
+        kind: type[Samples] = GlobalSamples
     else:
         index = index_masks(folder, config.classes, config.min_side, config.min_aspect, resolution=settings.resolution)
         kind = LocalSamples

@@ -48,6 +48,8 @@ class StageModule(nn.Module):
         RuntimeError: when the adapter's attention processors were replaced.
     """
 
+    _weights: Tensor
+
     def __init__(
         self,
         pipeline: ElitePipeline,
@@ -83,7 +85,7 @@ class StageModule(nn.Module):
                 raise ValueError('words can be "class" in the local stage alone: the global stage learns words.')
         else:
             select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for those there are not
-        self.fusion = {
+        self.fusion: dict[str, Any] = {
             "fusion_weight": fusion_weight,
             "reweighting": reweighting,
             "batchwide_maximum": batchwide_maximum,

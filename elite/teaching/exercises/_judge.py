@@ -66,8 +66,8 @@ def judge(
         return fail(name, "the result holds values that are not finite numbers; look for a division by zero.")
     index = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
     where = f" at {index}" if index else ""
-    got, want = float(result[index]), float(expected[index])
-    return fail(name, f"the shape is right, the values are not:{where} yours is {got:.3f}, it should be {want:.3f}.")
+    yours, right = float(result[index]), float(expected[index])
+    return fail(name, f"the shape is right, the values are not:{where} yours is {yours:.3f}, it should be {right:.3f}.")
 
 
 def attempt(run: Callable[[], Any]) -> tuple[Any, str]:
