@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from bench import __main__ as bench
-from bench import generation, gpu, measure, train
+from bench import generation, gpu, measure, operations, train
 from tests.helpers import tiny_pipeline
 
 
@@ -54,6 +54,7 @@ def test_a_missed_bar_fails_the_run_after_its_results_are_written(monkeypatch, t
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(bench, "contestants", lambda heading, steps: seconds)
     monkeypatch.setattr(bench, "concept_ms", lambda repeats: 1.0)
+    monkeypatch.setattr(operations, "over_plain", lambda unet: 1.0)
     monkeypatch.setattr(measure, "interleaved", lambda runs, repeats: {name: [taken] for name, taken in runs.items()})
     for module, name in ((measure, "import_ms"), (measure, "peak_memory_mb"), (generation, "agree"), (train, "agree")):
         monkeypatch.setattr(module, name, lambda given: 0.0)
