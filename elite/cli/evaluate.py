@@ -77,13 +77,7 @@ def evaluate(
             use_sampler(pipeline, scheduler)
         elite = {"fusion_weight": fusion_weight, "words": words, "reweighting": reweighting}
         what = Evaluation(
-            _method(method, pipeline, elite),
-            chosen,
-            output,
-            drawing,
-            pictures,
-            batch,
-            provenance(model, pipeline),
+            _method(method, pipeline, elite), chosen, output, drawing, pictures, batch, provenance(model, pipeline)
         )
         result = run(what, lambda: load_encoders(look, pipeline.device), progress)
     if result is not None:
