@@ -84,23 +84,27 @@ def guided_noise_prediction(
     Raises:
         ValueError: for batches that differ.
     """
-    rows = latents.shape[0]
-    for name, tensor in (("encoder_hidden_states", encoder_hidden_states), ("negative", negative)):
-        if tensor is not None and tensor.shape[0] != rows:
-            raise ValueError(f"{name} has {tensor.shape[0]} rows, but latents has {rows}.")
-    with nullcontext() if conditioning is None else condition(unet, conditioning):
-        return _guided(unet, latents, t, encoder_hidden_states, negative, guidance_scale)
+    text = _guidance_text(latents, encoder_hidden_states, negative)
+    guided = negative is not None
+    with nullcontext() if conditioning is None else condition(unet, conditioning, guided):
+        return _predict(unet, latents, t, text, guidance_scale)
 
 
-def _guided(
-    unet: nn.Module, latents: Tensor, t: float | Tensor, text: Tensor, negative: Tensor | None, scale: float
-) -> Tensor:
-    if negative is None:
+def _guidance_text(latents: Tensor, text: Tensor, negative: Tensor | None) -> Tensor:
+    """The text features of one pass: [unconditional; conditional] (2 B, L, d), or without guidance (B, L, d)."""
+    for name, tensor in (("encoder_hidden_states", text), ("negative", negative)):
+        if tensor is not None and tensor.shape[0] != latents.shape[0]:
+            raise ValueError(f"{name} has {tensor.shape[0]} rows, but latents has {latents.shape[0]}.")
+    return text if negative is None else torch.cat([negative, text])
+
+
+def _predict(unet: nn.Module, latents: Tensor, t: float | Tensor, text: Tensor, scale: float) -> Tensor:
+    """Predicted noise (B, C, h, w), by one pass, with guidance when the text has two rows for each sample."""
+    if len(text) == len(latents):
         return unet(latents, t, encoder_hidden_states=text).sample
     if isinstance(t, Tensor) and t.ndim == 1:
         t = t.expand(len(latents)).repeat(2)  # (B,) -> (2 B,)
-    both = unet(torch.cat([latents, latents]), t, encoder_hidden_states=torch.cat([negative, text])).sample
-    unconditional, conditional = both.chunk(2)
+    unconditional, conditional = unet(torch.cat([latents, latents]), t, encoder_hidden_states=text).sample.chunk(2)
     return unconditional + scale * (conditional - unconditional)
 
 
@@ -142,13 +146,12 @@ def sample_lms(
     scheduler = LMSDiscreteScheduler(**SCHEDULE)
     scheduler.set_timesteps(num_inference_steps)
     latents = latents * scheduler.init_noise_sigma
-    # One context for all steps: local keys and values are projected once.
-    with nullcontext() if conditioning is None else condition(unet, conditioning):
+    # One text and one context for all steps: their keys and values are projected once.
+    text = _guidance_text(latents, encoder_hidden_states, negative)
+    with nullcontext() if conditioning is None else condition(unet, conditioning, negative is not None):
         for step, t in enumerate(scheduler.timesteps):
             model_input = scheduler.scale_model_input(latents, t)
-            noise = guided_noise_prediction(
-                unet, model_input, t, encoder_hidden_states, negative, guidance_scale=guidance_scale
-            )
+            noise = _predict(unet, model_input, t, text, guidance_scale)
             latents = scheduler.step(noise, t, latents).prev_sample
             if callback is not None:
                 callback(step, float(t), latents)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from .common import Precision, check_writable, load_model, one_sentence
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from elite.pipeline import ElitePipeline
 
 
@@ -61,14 +63,14 @@ def generate(
             raise ValueError("give either --image or --concept, one of the two.")
         if mask is not None and image is None:
             raise ValueError("--mask belongs to --image; a concept file already holds its mask.")
-        picture = None if image is None else read_image(image)
-        marked = None if mask is None else read_mask(mask, picture.size)
         subject = None if concept is None else Concept.load(concept)
+        picture = None if image is None else read_image(image)
+        marked = None if mask is None or picture is None else read_mask(mask, picture.size)
         check_writable(output)
         guidance = default_guidance(model) if guidance is None else guidance
         pipe = load_model(model, device, dtype, adapter)
         use_sampler(pipe, scheduler)
-        encoded = pipe.encode_concept(picture, marked) if subject is None else subject
+        encoded = subject or pipe.encode_concept(cast("Image", picture), marked)
         images = _draw(
             pipe,
             num_images,
@@ -90,7 +92,7 @@ def generate(
             "guidance": guidance,
             "scheduler": scheduler.value,
             "model": model,
-            "subject": str((image or concept).name),
+            "subject": (image or concept or Path()).name,
         }
         for number, drawn in enumerate(images):
             path = _claim_name(output)
@@ -102,7 +104,7 @@ def use_sampler(pipe: ElitePipeline, sampler: Sampler) -> None:
     """Change the pipeline's scheduler, on the same noise schedule."""
     import diffusers
 
-    kinds = {
+    kinds: dict[Sampler, tuple[Any, dict[str, Any]]] = {
         Sampler.lms: (diffusers.LMSDiscreteScheduler, {"timestep_spacing": "linspace"}),
         Sampler.ddim: (diffusers.DDIMScheduler, {"clip_sample": False}),
         Sampler.pndm: (diffusers.PNDMScheduler, {"skip_prk_steps": True}),

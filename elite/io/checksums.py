@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from elite.io.files import replacing
@@ -39,6 +40,17 @@ def write_checksums(folder: Path) -> None:
     lines = [f"{sha256(folder / name)}  {name}\n" for name in listed_files(folder)]
     with replacing(folder / SUMS) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
+
+
+@cache
+def verify(folder: Path) -> Path:
+    """`check_checksums`, once a process; gives the folder.
+
+    Raises:
+        ChecksumError: if a file is missing, changed or not listed.
+    """
+    check_checksums(folder)
+    return folder
 
 
 def check_checksums(folder: Path) -> None:

@@ -39,7 +39,7 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         step: optimiser steps taken, those before a resume included.
@@ -94,8 +94,8 @@ def train(
         pipeline: base model with an adapter to train, instead of those that ``config`` names. It is changed.
         save: False keeps everything in memory: no checkpoints, curves, grids or trackers.
         resume: False refuses an output folder that holds checkpoints.
-        progress: progress bars, with loss and samples a second.
-        on_step: called after every optimiser step with its number (from 1) and its numbers.
+        progress: progress bars, with loss and samples per second.
+        on_step: called after every optimiser step with its number (from 1) and its losses, gradient norm and rate.
 
     Returns:
         See `TrainingResult`.
@@ -133,7 +133,7 @@ def train(
 
 
 class Run:
-    """One run of `train`: the parts that a step needs, and where it stands."""
+    """One run of `train`: the parts that a step needs, and how far it is."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Run:
         checked: list[tuple[int, float]] = []
         config, first, saved, seconds = self.config, self.step, self.step, 0.0
         if self.step == 0 and self.validation is not None:
-            checked.append(self._validate())
+            checked.append(self._validate(self.validation))
         with self.bar(total=config.steps, initial=first, desc=config.stage, unit="step") as bar:
             started = perf_counter()
             for batch in self._batches():
@@ -207,7 +207,7 @@ class Run:
                     on_step(self.step, numbers)
                 last = self.step == config.steps
                 if self.validation is not None and (last or self.step % config.validate_every == 0):
-                    checked.append(self._validate())
+                    checked.append(self._validate(self.validation))
                 if last or self.step % config.checkpoint_every == 0:
                     self._save()
                     saved = self.step
@@ -215,16 +215,15 @@ class Run:
         if saved != self.step:
             self._save()
         self._finish()
-        speed = (self.step - first) * config.batch_size / seconds if seconds else 0.0
         return TrainingResult(
-            self.step,
-            self.pipeline.adapter,
-            self.pipeline,
-            losses,
-            checked,
-            speed,
-            self.skipped,
-            self.folder and self.folder.path,
+            step=self.step,
+            adapter=self.pipeline.adapter,
+            pipeline=self.pipeline,
+            losses=losses,
+            validation=checked,
+            samples_per_second=(self.step - first) * config.batch_size / seconds if seconds else 0.0,
+            skipped=self.skipped,
+            output=self.folder.path if self.folder is not None else None,
         )
 
     def _batches(self) -> Iterator[dict[str, Any]]:
@@ -287,9 +286,9 @@ class Run:
             batch = self.cache.extend(batch, posterior)
         return self.module(batch, noise, timesteps, posterior)
 
-    def _validate(self) -> tuple[int, float]:
-        """The loss on the fixed triples with the averaged weights; where files are kept pictures and their likeness."""
-        watched, numbers = self.validation, {}
+    def _validate(self, watched: Validation) -> tuple[int, float]:
+        """The loss on the fixed triples with the averaged weights; where files are kept, also pictures."""
+        numbers: dict[str, float] = {}
         with self.state.averaged(), self.accelerator.autocast():
             loss = numbers["validation_loss"] = watched.loss()
             if self.folder is not None and self.accelerator.is_main_process:
