@@ -16,7 +16,7 @@ from .io.checksums import verify
 if TYPE_CHECKING:
     from .pipeline import ElitePipeline
 
-# Commits of the Hub repositories this project names. None: no commit is known to us, so the newest is loaded.
+# Commits of the Hub repositories that this project names. None: no commit is known to us, so the newest is loaded.
 REVISIONS: Mapping[str, str | None] = MappingProxyType(
     {
         "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
@@ -97,9 +97,9 @@ def load_pipeline(
 
 
 def default_guidance(name: str | Path | None = None) -> float:
-    """The guidance scale that suits a base model with a concept: 5, as in the paper; 3 for the toybox.
+    """The guidance scale that suits a base model: 5, as in the paper; 3 for the toybox.
 
-    Guidance exaggerates the local branch as well. At 5 the miniature loses more of its scenes (see its card).
+    Guidance amplifies the local branch as well: at 5 the miniature loses more of its scenes (see its card).
 
     Args:
         name: as for `load_pipeline`.
@@ -108,7 +108,7 @@ def default_guidance(name: str | Path | None = None) -> float:
 
 
 def _usable(device: torch.device | str) -> torch.device:
-    """The device, tried: what is missing is said before anything is loaded."""
+    """Try the device, so that an unusable one is reported before anything is loaded."""
     try:
         torch.empty(0, device=device)
         return torch.device(device)
@@ -136,7 +136,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
-    """Cast what was loaded: the name of the argument that sets the type differs between releases of diffusers.
+    """Cast what was loaded: the argument that sets the type has different names in different releases of diffusers.
 
     Parts that have the type already are left alone: diffusers warns whenever a model of its own is cast.
     """

@@ -26,8 +26,8 @@ def default_layers(num_hidden_layers: int) -> tuple[int, ...]:
         num_hidden_layers: depth of the image encoder, at least 1.
 
     Returns:
-        Layer indexes in 1 … depth; the deepest gives the primary word w0. An encoder of fewer than five layers
-        repeats none: it gives fewer.
+        Layer indexes in 1 … depth; the deepest gives the primary word w0. An encoder with fewer than five layers
+        gives fewer, without repetitions.
 
     Raises:
         ValueError: for a depth below 1.
@@ -39,7 +39,7 @@ def default_layers(num_hidden_layers: int) -> tuple[int, ...]:
 
 
 def check_layers(layers: Sequence[int], num_hidden_layers: int) -> tuple[int, ...]:
-    """Layer indexes as a tuple, or a clear error.
+    """Check layer indexes and return them as a tuple.
 
     Args:
         layers: indexes into the encoder's hidden states: 0 (after the embeddings) … depth.
@@ -82,10 +82,10 @@ def clip_features(
 
 
 def preprocess(images: Sequence[Image] | Image, image_size: int) -> Tensor:
-    """Pictures as a CLIP image encoder wants them.
+    """Preprocess pictures for a CLIP image encoder.
 
-    The whole picture is resized to a square (bicubic), as the authors do: nothing is cropped away, so crop to the
-    object before when the aspect ratio matters.
+    The whole picture is resized to a square (bicubic), as the authors do: nothing is cropped, so crop to the
+    object first if the aspect ratio matters.
 
     Args:
         images: RGB pictures, or one.
@@ -120,7 +120,7 @@ def patch_mask(mask: Tensor, grid: int, mode: str = "nearest") -> Tensor:
 
     Args:
         mask: (B, 1, H, W) in [0, 1], 1 on the object.
-        grid: patches a side, p (16 for ViT-L/14 at 224 pixels).
+        grid: patches per side, p (16 for ViT-L/14 at 224 pixels).
         mode: "nearest" takes one pixel for each patch, as the authors do; "area" takes the covered fraction.
 
     Returns:
@@ -140,5 +140,5 @@ def patch_mask(mask: Tensor, grid: int, mode: str = "nearest") -> Tensor:
 
 
 def patch_grid(image_encoder: CLIPVisionModel) -> int:
-    """Patches a side, p, of a CLIP image encoder."""
+    """Patches per side, p, of a CLIP image encoder."""
     return image_encoder.config.image_size // image_encoder.config.patch_size

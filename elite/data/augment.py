@@ -24,7 +24,7 @@ class Placement:
     Attributes:
         scale: side of the resized crop in pixels, even.
         top, left: where the crop's corner lies in the frame; negative where the crop is larger than the frame.
-        words: what the caption says of it: "a", or one of FAR or NEAR.
+        words: what the caption says about it: "a", or one of FAR or NEAR.
     """
 
     scale: int
@@ -36,7 +36,7 @@ class Placement:
 def draw_placement(generator: np.random.Generator, size: int) -> Placement:
     """Far, near or plain, as the authors draw it.
 
-    Two times of three the scale is uniform in [size/3, size], otherwise in [1.2, 1.4) times the size. Below 0.6 of
+    In two of three draws the scale is uniform in [size/3, size], otherwise in [1.2, 1.4) times the size. Below 0.6 of
     the size the object is far away, somewhere in the frame; above the size a window of the crop is seen; between,
     the crop fills the frame.
 
@@ -72,7 +72,7 @@ def place(picture: Image.Image, placement: Placement, size: int, cell: int) -> t
         picture: RGB crop of any size; it is resized to a square.
         placement: where it goes, from :func:`draw_placement`.
         size: side of the frame in pixels.
-        cell: pixels a latent cell, 8 for Stable Diffusion.
+        cell: pixels per latent cell, 8 for Stable Diffusion.
 
     Returns:
         The frame (size, size, 3) float32 in [-1, 1], 0 around a far-away object, and the loss mask
@@ -117,7 +117,7 @@ class ObjectChange:
 
 
 def draw_object_change(generator: np.random.Generator, size: int) -> ObjectChange:
-    """Each with probability a half: a random crop (of 224 to 256), a rotation within 30 degrees, a move within 60 px.
+    """Each with probability 1/2: a random crop (of 224 to 256), a rotation within 30 degrees, a move within 60 px.
 
     Args:
         generator: source of the random choices.
@@ -138,7 +138,7 @@ def draw_object_change(generator: np.random.Generator, size: int) -> ObjectChang
 
 
 def change_object(picture: Image.Image, mask: Image.Image, change: ObjectChange) -> tuple[Image.Image, Image.Image]:
-    """Carry out ``change`` on the masked reference (RGB) and its mask (L), both square of one size; black comes in."""
+    """Carry out ``change`` on the masked reference (RGB) and its mask (L), squares of one size; outside is black."""
     return _changed(picture, change, Image.Resampling.BICUBIC), _changed(mask, change, Image.Resampling.NEAREST)
 
 

@@ -23,10 +23,12 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> int:
+        """Pixels from left to right."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
+        """Pixels from top to bottom."""
         return self.bottom - self.top
 
 

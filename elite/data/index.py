@@ -38,7 +38,7 @@ class Index:
 
     Attributes:
         kind: "boxes" (global stage) or "masks" (local stage).
-        frame: one row an object: image_id, label, class_name, x_min, x_max, y_min, y_max (fractions of the
+        frame: one row per object: image_id, label, class_name, x_min, x_max, y_min, y_max (fractions of the
             picture); for masks also mask (file name), width, height (of the picture, in pixels).
         dropped: reason -> number of rows of the table that were not taken.
     """
@@ -56,7 +56,7 @@ class Index:
         return len(self) + sum(self.dropped.values())
 
     def summary(self) -> str:
-        """What was kept, what was dropped and why, a line each."""
+        """What was kept, and what was dropped and why, one line each."""
         lines = [f"{self.kind}: {len(self):,} of {self.total:,} kept"]
         lines += [f"  {count:>9,} dropped: {reason}" for reason, count in sorted(self.dropped.items())]
         return "\n".join(lines)
@@ -108,7 +108,7 @@ def select_boxes(
     Args:
         boxes: the box table, columns of Open Images (fractions), as numbers or text.
         labels: labels to keep; None keeps every class.
-        images: ids of the pictures at hand; None takes every picture to be there.
+        images: ids of the pictures at hand; None assumes that every picture is there.
         min_area: smallest box area, fraction of the picture, itself included.
         max_area: largest box area, likewise.
         exclude: flags whose boxes are not wanted, e.g. ("IsGroupOf",). The paper excludes none. A flag that cannot
@@ -148,7 +148,7 @@ def select_masks(
     min_aspect: float = 0.5,
     resolution: int = REFERENCE_RESOLUTION,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The objects of the local stage: masks at least ``min_side`` pixels a side, and not too thin.
+    """The objects of the local stage: masks of at least ``min_side`` pixels per side that are not too thin.
 
     The paper's 100 pixels are counted in the picture's own pixels, for a model of 512 x 512; for another
     ``resolution`` they shrink with it (12.5 for 64). The aspect ratio is the shorter over the longer side, in pixels.
@@ -157,7 +157,7 @@ def select_masks(
         masks: the mask table, columns of Open Images (fractions), as numbers or text.
         sizes: image_id, width, height in pixels of the pictures at hand; null where a file cannot be read.
         labels: labels to keep; None keeps every class.
-        mask_files: names of the mask files at hand; None takes every mask to be there.
+        mask_files: names of the mask files at hand; None assumes that every mask is there.
         min_side: smallest side of the object's box at resolution 512, itself included.
         min_aspect: the aspect ratio has to be above this.
         resolution: side of the model's pictures in pixels.
@@ -292,7 +292,7 @@ def picture_sizes(folder: OpenImagesFolder, names: Sequence[str], threads: int =
 
 
 def _renamed(table: pl.LazyFrame, edges: Sequence[str], extra: Sequence[str]) -> pl.LazyFrame:
-    """Our column names; numbers that cannot be read become null and are dropped as invalid boxes."""
+    """Rename the columns to ours; numbers that cannot be read become null and are dropped as invalid boxes."""
     columns = [
         pl.col("ImageID").cast(pl.String).alias("image_id"),
         pl.col("LabelName").alias("label"),

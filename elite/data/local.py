@@ -15,7 +15,7 @@ def unpack_export(export: str | Path, output: str | Path, split: str = "test") -
 
     Args:
         export: folder with ``v5/<split>-annotations-bbox.csv``, ``v5/<split>-masks/…zip`` and ``<split>/….jpg``.
-        output: the training folder; made where it is not there. Pictures and masks already in it are kept, a table
+        output: the training folder; created if needed. Pictures and masks already in it are kept, a table
             that differs from the export's is replaced: a larger export has more rows.
         split: which split of the export.
 

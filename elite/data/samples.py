@@ -40,18 +40,18 @@ class TooManyBrokenFilesError(RuntimeError):
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Sizes and habits of the samples.
+    """Sizes and options of the samples.
 
     Attributes:
         resolution: side S of the pictures in pixels: 512 for Stable Diffusion v1-4, 64 for the toybox.
         clip_size: side s of the CLIP input in pixels.
-        cell: pixels a latent cell, so that latents are S // cell a side.
+        cell: pixels per latent cell, so that latents are S // cell a side.
         crop: "stretch" resizes the object's box to a square, as the authors do; "square" takes more of the picture
             instead, which keeps the object's proportions.
         augment: False leaves references and placement as they are, and fixes the padding (validation, caching).
         templates: captions, each with one "{}".
-        placeholder: what takes its place.
-        seed: first of the three numbers that decide a sample.
+        placeholder: what replaces it.
+        seed: first of the three numbers that determine a sample.
         max_broken: the share of broken files, of those tried, that stops the run.
     """
 
@@ -100,16 +100,16 @@ def caption(template: str, placeholder: str, words: str = "a") -> str:
 
 
 class Samples(Dataset):
-    """What both stages share: random choices by key, and broken files.
+    """What both stages share: random choices by key, and the handling of broken files.
 
     ``samples[index]`` is the sample at step 0, ``samples[index, step]`` the one at a later step (see
     :class:`elite.data.order.StepBatches`, which yields such pairs). A file that cannot be read is counted and the
-    next object of the index taken in its place; ``sample["skipped"]`` says how many were passed over.
+    next object of the index taken in its place; ``sample["skipped"]`` says how many were skipped.
 
     Raises (on access):
         TooManyBrokenFilesError: more than ``settings.max_broken`` of the objects tried were broken. Each process
-            of a data loader counts its own; until a hundred were tried, a hundred (or the whole index, if it is
-            smaller) is the base.
+            of a data loader counts its own. Until a hundred were tried, the share is taken of a hundred, or of the
+            whole index if it is smaller.
     """
 
     kind = ""
@@ -282,7 +282,7 @@ def _channels_first(frame: np.ndarray) -> Tensor:
 
 
 def _read(path: Any, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Decode a file whole. The tables' boxes belong to the stored pixels, so EXIF rotation is not applied."""
+    """Decode a whole file. The tables' boxes belong to the stored pixels, so EXIF rotation is not applied."""
     try:
         with Image.open(path) as picture:
             return convert(picture)

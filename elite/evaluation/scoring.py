@@ -151,7 +151,7 @@ class SubjectScorer:
 def with_identity(
     likeness: Iterable[Iterable[Iterable[float | None]]], ends: Sequence[tuple[float, float] | None]
 ) -> list[list[list[float | None]]] | None:
-    """ "identity" of pictures from their "dino_i_others", by subject, prompt and picture.
+    """The "identity" of pictures from their "dino_i_others", by subject, prompt and picture.
 
     The span is the mean over subjects: a subject with a close look-alike would otherwise outweigh all others, and the
     mean over subjects is a quotient of means.

@@ -80,7 +80,7 @@ def prompts_of_class(class_name: str, live: frozenset[str] = LIVE_CLASSES) -> tu
 def folder_subjects(
     folder: str | Path, names: Sequence[str] | None = None, prompts: int | None = None
 ) -> list[EvaluationSubject]:
-    """Subjects of a folder in the layout of google/dreambooth: ``FOLDER/SUBJECT/00.jpg``, ``01.jpg``, …
+    """Subjects of a folder in the layout of google/dreambooth: ``FOLDER/SUBJECT/00.jpg``, ``01.jpg`` and so on.
 
     The first picture, in the order of names, is the given one. ``00-mask.png`` beside it is its mask. The class of a
     subject that DreamBench does not have stands in ``FOLDER/SUBJECT/class.txt``; prompts of its own, one a line with

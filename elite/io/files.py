@@ -18,7 +18,7 @@ def cache_folder(name: str) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the context ends well, and is removed otherwise.
+    """Give a temporary path that replaces ``path`` when the context ends without an error, and is removed otherwise.
 
     Raises:
         OSError: when the folder cannot be written to.

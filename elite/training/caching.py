@@ -27,7 +27,7 @@ _SOURCES = {"latents": "pixel_values", "features": "pixel_values_clip", "words":
 
 
 class StageCache:
-    """The caches of one stage's run, and what they spare it: `extend` puts their rows in a batch.
+    """The caches of one stage's run; `extend` puts their rows in a batch.
 
     Args:
         module: the stage; its frozen parts decide what is kept.
@@ -136,7 +136,7 @@ class StageCache:
 
 
 def _weights_hash(parts: Sequence[torch.nn.Module]) -> str:
-    """Of every bit of the weights: a mapper trained a little further has the same `elite.io.fingerprint`."""
+    """A hash of every bit of the weights; the sign fingerprint of `elite.io` does not see small changes."""
     digest = hashlib.sha256()
     for part in parts:
         for name, tensor in part.state_dict().items():
@@ -152,12 +152,12 @@ def _still(samples: Samples) -> Samples:
 
 
 def rows_digest(samples: Samples) -> str:
-    """Of the rows of a data set and their boxes, wherever its files lie."""
+    """A hash of the rows of a data set and their boxes, wherever its files lie."""
     return hashlib.sha256(samples.index.frame.write_csv().encode()).hexdigest()[:20]
 
 
 def _data_fingerprint(samples: Samples) -> str:
-    """Of the rows, their boxes, and the sizes and times of their files."""
+    """A hash of the rows, their boxes, and the sizes and times of their files."""
     digest = hashlib.sha256(rows_digest(samples).encode())
     wanted = {f"{name}.jpg" for name in samples.index.frame.get_column("image_id").to_list()}
     listing = {n: s for n, s in files_in(samples.folder.images_dir, ".jpg").items() if n in wanted}

@@ -39,7 +39,7 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         step: optimiser steps taken, those before a resume included.
@@ -94,8 +94,8 @@ def train(
         pipeline: base model with an adapter to train, instead of those that ``config`` names. It is changed.
         save: False keeps everything in memory: no checkpoints, curves, grids or trackers.
         resume: False refuses an output folder that holds checkpoints.
-        progress: progress bars, with loss and samples a second.
-        on_step: called after every optimiser step with its number (from 1) and its numbers.
+        progress: progress bars, with loss and samples per second.
+        on_step: called after every optimiser step with its number (from 1) and its losses, gradient norm and rate.
 
     Returns:
         See `TrainingResult`.
@@ -133,7 +133,7 @@ def train(
 
 
 class Run:
-    """One run of `train`: the parts that a step needs, and where it stands."""
+    """One run of `train`: the parts that a step needs, and how far it is."""
 
     def __init__(
         self,

@@ -143,12 +143,12 @@ class RunFolder:
         return None
 
     def settings(self) -> TrainingConfig | None:
-        """The settings of the newest checkpoint that still tells them."""
+        """The settings of the newest checkpoint whose settings can be read."""
         for folder in self.checkpoints:
             try:
                 return TrainingConfig.from_file(folder / CONFIG)
             except (OSError, ValueError):
-                continue  # a damaged one; one before it may tell
+                continue  # damaged; an older one may be readable
         return None
 
     def adapter(self) -> Path:
@@ -281,7 +281,7 @@ def _step_of(line: str) -> int:
 
 
 def _flush(folder: Path) -> None:
-    """Have everything on the disk before the rename, or a power cut could leave a named but empty checkpoint."""
+    """Force everything to disk before the rename, or a power cut could leave a named but empty checkpoint."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

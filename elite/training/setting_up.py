@@ -28,7 +28,7 @@ class Data:
 
     Attributes:
         training: what the stage is trained on.
-        validation: other objects, never augmented; the same ones as in training where there are too few to part.
+        validation: other objects, never augmented; the training objects where there are too few to split.
         index: of all of them.
     """
 
@@ -49,7 +49,7 @@ def settled(config: TrainingConfig, pipeline: ElitePipeline | None, folder: RunF
 
 
 def quick_precision(device: torch.device) -> str:
-    """ "bf16" where a device has instructions for it, otherwise "no"; elsewhere it is imitated, and slow."""
+    """Return "bf16" where a device has instructions for it, otherwise "no": emulated bf16 is slow."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -61,7 +61,7 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, fol
     """Accelerate's view of devices, precision and processes.
 
     Raises:
-        ValueError: when the batch cannot be shared out evenly, or not at all, or a tracker is not installed.
+        ValueError: when the batch cannot be split evenly, or not at all, or a tracker is not installed.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, is_initialized
@@ -71,7 +71,7 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, fol
     for tracker in trackers:
         _check_tracker(tracker)
     cpu = pipeline is not None and pipeline.device.type == "cpu"
-    # Words left out leave their mappers without gradient, which has to be announced.
+    # Words that are left out leave their mappers without gradient, which DDP has to know.
     shared = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.words is not None)
     project = None
     if folder is not None:
@@ -98,7 +98,7 @@ def make_accelerator(config: TrainingConfig, pipeline: ElitePipeline | None, fol
 
 
 def check_shared(accelerator: Accelerator, folder: RunFolder | None, found: Checkpoint | None) -> None:
-    """All processes have to go on from one checkpoint; on machines without a common disk they would not.
+    """Check that all processes go on from one checkpoint: on machines without a shared disk they would not.
 
     Raises:
         ValueError: when they found different ones.
@@ -112,7 +112,7 @@ def check_shared(accelerator: Accelerator, folder: RunFolder | None, found: Chec
 
 
 def _check_tracker(name: str) -> None:
-    """Accelerate leaves out a tracker that is not installed, without a word."""
+    """Refuse a tracker that is not installed: accelerate would leave it out silently."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     known = _names(LOGGER_TYPE_TO_CLASS)
@@ -123,7 +123,7 @@ def _check_tracker(name: str) -> None:
 
 
 def _names(trackers: Iterable[Any]) -> list[str]:
-    return [str(getattr(each, "value", each)) for each in trackers]  # some are an enumeration's, some plain texts
+    return [str(getattr(each, "value", each)) for each in trackers]  # some are members of an enum, some plain strings
 
 
 def load_model(config: TrainingConfig, pipeline: ElitePipeline | None = None) -> ElitePipeline:
@@ -176,10 +176,10 @@ def stage_data(config: TrainingConfig, pipeline: ElitePipeline) -> Data:
     held = config.validation_rows if config.validate_every else 0
     training = validation = index
     if 0 < 2 * held < len(index):
-        # A fixed shuffle: neighbours in the table can be objects of one picture.
+        # A fixed shuffle: neighbouring rows can be objects of one picture.
         frame = index.frame.sample(fraction=1.0, shuffle=True, seed=0)
         training = replace(index, frame=frame.head(len(index) - held))
         validation = replace(index, frame=frame.tail(held))
-    # A few rows: one broken file among them is a large share, and no reason to stop.
+    # Among so few rows, one broken file is a large share and no reason to stop.
     still = replace(settings, augment=False, max_broken=0.999)
     return Data(kind(training, folder, settings), kind(validation, folder, still), index)

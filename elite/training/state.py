@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TrainedState:
-    """What a step changes, kept in a checkpoint and taken up from it again.
+    """What a step changes: a checkpoint keeps it, and `restore` takes it up again.
 
     Args:
         weights: what is trained, by its names in the adapter's ``state_dict``.

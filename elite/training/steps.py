@@ -29,7 +29,7 @@ CLASS_WORD = "class"  # in place of words: the class's own name stands in the pr
 
 
 class StageModule(nn.Module):
-    """A pipeline as one stage trains it: all parts frozen but the stage's own weights of the adapter.
+    """A pipeline as one stage trains it: everything is frozen except the stage's own weights of the adapter.
 
     The pipeline's parts are used where they are, not copied: afterwards the pipeline draws with what was trained.
 
@@ -44,7 +44,7 @@ class StageModule(nn.Module):
         fusion_weight: λ of Eq. 6 in the local stage.
         reweighting: whether Eq. 8 is in force in the local stage.
         batchwide_maximum: the authors' maximum over the batch in Eq. 8 instead of one for each sample.
-        mask_mode: how the object's mask comes to the patch grid, see `features.patch_mask`.
+        mask_mode: how the object's mask is resized to the patch grid, see `features.patch_mask`.
         snr_gamma: γ of `losses.min_snr_weights`; all timesteps weigh the same when left out, as in the paper.
         gradient_checkpointing: compute the UNet's activations again in the backward pass instead of keeping them.
         frozen_dtype: type of the frozen weights, such as ``torch.bfloat16``; they keep theirs when left out. The
@@ -127,7 +127,7 @@ class StageModule(nn.Module):
         return {name: p for name, p in self.adapter.named_parameters() if id(p) in mine}
 
     def train(self, mode: bool = True) -> StageModule:
-        """Stays in evaluation mode: the frozen parts may have dropout, the trained ones have nothing to switch."""
+        """Stay in evaluation mode: the frozen parts may have dropout, the trained ones have no modes."""
         return super().train(False)
 
     @property
@@ -183,7 +183,7 @@ class StageModule(nn.Module):
         """The stage's loss on one batch.
 
         Args:
-            batch: what `elite.data.samples.collate` makes of the stage's samples. These keys spare their source:
+            batch: what `elite.data.samples.collate` makes of the stage's samples. These keys replace their source:
                 "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) a layer, for
                 "pixel_values_clip"; in the local stage also "words" (B, N, d), as the frozen M^g gives them;
                 "sample_weights" (B,), in place of those of ``snr_gamma``; "input_ids" (B, L) and "word_index" (B,), as
@@ -194,7 +194,7 @@ class StageModule(nn.Module):
             posterior_noise: see `latents`.
 
         Returns:
-            "loss", a scalar with gradient; "diffusion" and "regularizer" (unweighted), scalars to look at.
+            "loss", a scalar with gradient; "diffusion" and "regularizer" (unweighted), scalars for logging.
 
         Raises:
             ValueError: for shapes that do not fit, a prompt without placeholder, or one too long for the words.
@@ -240,7 +240,7 @@ class StageModule(nn.Module):
 
     @property
     def timestep_weights(self) -> Tensor:
-        """What ``snr_gamma`` has the samples of each timestep weigh, (T,); all 1 without it."""
+        """The weight that ``snr_gamma`` gives the samples of each timestep, (T,); all 1 without it."""
         every = torch.arange(self.num_train_timesteps)
         if self.snr_gamma is None:
             return torch.ones(len(every))

@@ -135,7 +135,7 @@ def check_draws(draws: Callable[[Sequence[int], int, int, Sequence[int]], Tensor
 
     Args:
         draws: takes rows, the step, the seed of the run and the shape of one latent (C, h, w); returns standard normal
-            noise (B, C, h, w) in which each row's part is the same whatever was drawn before and stands beside it.
+            noise (B, C, h, w) in which each row's part depends on nothing drawn before or beside it.
     """
     name, rows, shape = "draws", [3, 8, 5], (4, 16, 16)
     torch_state, numpy_state = torch.get_rng_state(), _numpy_state()
