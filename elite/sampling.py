@@ -3,7 +3,7 @@
 With state dicts of the libraries of 2022 and the two published files, everything is reached from here::
 
     from elite import clip_features, encode_prompts, load_official, patch_mask, select_words
-    from elite.attention import Conditioning, condition, local_values
+    from elite.attention import Conditioning, condition
     from elite.io.legacy import load_text_encoder, load_unet, load_vision_encoder
     from elite.losses import global_loss, local_loss
     from elite.prompts import TokenizedPrompts
@@ -27,14 +27,26 @@ With state dicts of the libraries of 2022 and the two published files, everythin
 
 One training step of each stage (add the noise with any DDPM scheduler; fusion weight 1)::
 
-    with condition(unet, Conditioning(None, index)):                       # global stage, all five words
-        noise_pred = unet(noisy_latents, t, encoder_hidden_states=encode_prompts(text_encoder, prompts, words)).sample
-    global_loss(noise_pred, noise, words).backward()                       # trains adapter.global_parameters()
+    for part in (unet, text_encoder, vision_encoder, adapter):
+        part.requires_grad_(False)
+    features = clip_features(vision_encoder, pixel_values, adapter.config.layers)
 
-    with condition(unet, Conditioning(patches, index, batchwide_maximum=True)):             # local stage, w0 alone
-        noise_pred = unet(noisy_latents, t, encoder_hidden_states=text.detach()).sample     # words are not trained
-        loss = local_loss(noise_pred, noise, latent_mask, local_values(unet))
-    loss.backward()                                                        # trains adapter.local_parameters()
+    for parameter in adapter.global_parameters():                          # global stage: M^g, K^g, V^g
+        parameter.requires_grad_(True)
+    words = adapter.global_mapper(features)                                # all five are injected
+    with condition(unet, Conditioning(None, index)):
+        noise_pred = unet(noisy_latents, t, encoder_hidden_states=encode_prompts(text_encoder, prompts, words)).sample
+    global_loss(noise_pred, noise, words).backward()
+
+    adapter.requires_grad_(False)
+    for parameter in adapter.local_parameters():                           # local stage: M^l, K^l, V^l
+        parameter.requires_grad_(True)
+    text = encode_prompts(text_encoder, prompts, select_words(adapter.global_mapper(features), "w0"))
+    patches = adapter.local_mapper(clip_features(vision_encoder, masked_pixels, adapter.config.layers), mask)
+    with condition(unet, Conditioning(patches, index, batchwide_maximum=True)) as active:
+        noise_pred = unet(noisy_latents, t, encoder_hidden_states=text).sample
+        loss = local_loss(noise_pred, noise, latent_mask, active.local_values())
+    loss.backward()
 """
 
 from __future__ import annotations

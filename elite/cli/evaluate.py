@@ -21,7 +21,8 @@ SHOWN = ("clip_t", "clip_i", "dino_i", "identity", "retrieval", "scene")  # of t
 
 def evaluate(
     output: Annotated[Path, typer.Option(help="Folder of the pictures and the result; the same again goes on.")],
-    method: Annotated[str, typer.Option(help="elite, or a floor or ceiling: text, copy, rendering, other.")] = "elite",
+    method: Annotated[str, typer.Option(help="elite; a competitor; or text, copy, rendering, other.")] = "elite",
+    budget: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of a competitor.")] = None,
     subjects: Annotated[str | None, typer.Option(help="toybox, or a folder with a folder of each subject.")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="Only this subject; may be repeated.")] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help="Only so many of each subject's prompts.")] = None,
@@ -48,6 +49,8 @@ def evaluate(
         elite evaluate --output runs/elite
 
         elite evaluate --output runs/look --prompts 3 --pictures 1
+
+        elite evaluate --output runs/lora --method dreambooth-lora --pictures 1
 
     With Stable Diffusion v1-4 and DreamBench (git clone https://github.com/google/dreambooth), as the paper:
 
@@ -77,7 +80,13 @@ def evaluate(
             use_sampler(pipeline, scheduler)
         elite = {"fusion_weight": fusion_weight, "words": words, "reweighting": reweighting}
         what = Evaluation(
-            _method(method, pipeline, elite), chosen, output, drawing, pictures, batch, provenance(model, pipeline)
+            _method(method, pipeline, elite, output / "learned", budget),
+            chosen,
+            output,
+            drawing,
+            pictures,
+            batch,
+            provenance(model, pipeline),
         )
         result = run(what, lambda: load_encoders(look, pipeline.device), progress)
     if result is not None:
@@ -116,7 +125,10 @@ def _pipeline(model: str, adapter: str | None, device: str | None, dtype: Precis
     return pipeline
 
 
-def _method(name: str, pipeline: StableDiffusionPipeline, elite: dict[str, Any]) -> Method:
+def _method(
+    name: str, pipeline: StableDiffusionPipeline, elite: dict[str, Any], learned: Path, budget: int | None
+) -> Method:
+    from elite.evaluation.competitors import COMPETITORS, Learning, competitor
     from elite.evaluation.drawing import ANCHORS, Anchor, Elite, PlainText
 
     if name == "elite":
@@ -125,4 +137,6 @@ def _method(name: str, pipeline: StableDiffusionPipeline, elite: dict[str, Any])
         return PlainText(pipeline)
     if name in ANCHORS:
         return Anchor(name)
-    raise ValueError(f"--method must be one of elite, text, {', '.join(ANCHORS)}, got {name!r}.")
+    if name in COMPETITORS:
+        return Learning(competitor(name, pipeline), learned, budget)
+    raise ValueError(f"--method must be one of elite, text, {', '.join([*ANCHORS, *COMPETITORS])}, got {name!r}.")

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from elite.attention import Conditioning, check_processors, condition, local_values
+from elite.attention import Conditioning, check_processors, condition
 from elite.features import clip_features, patch_grid, patch_mask
-from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, check_mask, global_loss, local_loss, min_snr_weights
+from elite.losses import (
+    GLOBAL_WEIGHT,
+    LOCAL_WEIGHT,
+    LossParts,
+    check_mask,
+    global_loss_parts,
+    local_loss_parts,
+    min_snr_weights,
+)
 from elite.prompts import TokenizedPrompts, encode_prompts, select_words, tokenize
 
 if TYPE_CHECKING:
@@ -195,20 +203,19 @@ class StageModule(nn.Module):
         noise, timesteps = noise.to(latents), timesteps.to(latents.device)
         noisy = self.add_noise(latents, noise, timesteps).to(self.unet.dtype)
         step = self._global if self.stage == "global" else self._local
-        loss, regularizer = step(batch, noisy, noise, timesteps)
-        diffusion = (loss - self.regularizer_weight * regularizer).detach()
-        return {"loss": loss, "diffusion": diffusion, "regularizer": regularizer}
+        parts = step(batch, noisy, noise, timesteps)
+        return {"loss": parts.loss, "diffusion": parts.diffusion.detach(), "regularizer": parts.regularizer.detach()}
 
-    def _global(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def _global(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> LossParts:
         features = batch.get("features") or self.features(batch["pixel_values_clip"])
         words = select_words(self._mapped(self.adapter.global_mapper, features), self.words)  # (B, n, d)
         text, word_index = self._text(batch, words)
-        with condition(self.unet, Conditioning(None, word_index)):
+        with condition(self.unet, Conditioning(None, word_index), guided=False):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
-        loss = global_loss(prediction, noise, words, self.regularizer_weight, self._sample_weights(batch, timesteps))
-        return loss, words.detach().float().abs().mean()
+        weights = self._sample_weights(batch, timesteps)
+        return global_loss_parts(prediction, noise, words, self.regularizer_weight, weights)
 
-    def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> LossParts:
         with torch.no_grad():
             if self.words == CLASS_WORD:
                 features, injected = self.features(batch["pixel_values_object"]), None
@@ -218,14 +225,13 @@ class StageModule(nn.Module):
             text, word_index = self._text(batch, injected)
         mask = patch_mask(batch["mask"].to(features[0].device), patch_grid(self.image_encoder), self.mask_mode)
         patches = self._mapped(self.adapter.local_mapper, features, mask)  # (B, p², d)
-        with condition(self.unet, Conditioning(patches, word_index, **self.fusion)):
+        with condition(self.unet, Conditioning(patches, word_index, **self.fusion), guided=False) as active:
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
-            values = local_values(self.unet)
+            values = active.local_values()
         check_mask(batch["loss_mask"])  # before it is moved
         counted = batch["loss_mask"].to(noise.device)
         weights = self._sample_weights(batch, timesteps)
-        loss = local_loss(prediction, noise, counted, values, self.regularizer_weight, weights)
-        return loss, torch.stack([value.detach().float().abs().mean() for value in values]).mean()
+        return local_loss_parts(prediction, noise, counted, values, self.regularizer_weight, weights)
 
     def _sample_weights(self, batch: Mapping, timesteps: Tensor) -> Tensor | None:
         if "sample_weights" in batch:

@@ -52,13 +52,14 @@ def test_pictures_and_scores_of_every_subject_and_prompt(home, tmp_path):
 
 def test_methods_differ_and_one_subject_can_be_chosen(home, tmp_path):
     results = {}
-    for method in ("text", "copy"):
-        found = run(home, tmp_path / method, "--method", method, "--subject", "cup", "--prompts", 1)
+    for method in ("text", "copy", "textual-inversion"):
+        found = run(home, tmp_path / method, "--method", method, "--subject", "cup", "--prompts", 1, "--budget", 2)
         assert found.exit_code == 0, found.output
         results[method] = json.loads((tmp_path / method / "result.json").read_text())
         assert len(results[method]["subjects"]) == 1
     assert results["copy"]["scores"]["clip_i_input"] == [[[1.0]]]
     assert results["text"]["scores"]["clip_i_input"] != [[[1.0]]]
+    assert (tmp_path / "textual-inversion/learned/cup.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
