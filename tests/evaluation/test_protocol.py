@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ SUBJECTS = [subject(1), subject(2, "cat")]
 
 
 def evaluation(pipe, folder: Path, **changes) -> Evaluation:
-    return Evaluation(**{"method": Elite(pipe), "subjects": SUBJECTS, "folder": folder, "drawing": FEW, "pictures": 2,
-                         "batch": 4, **changes})  # fmt: skip
+    method = changes.pop("method", None) or Elite(pipe)
+    parts = {"subjects": SUBJECTS, "drawing": FEW, "pictures": 2, "batch": 4, **changes}
+    return Evaluation(method, folder=folder, **parts)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -154,8 +156,11 @@ def test_a_copy_of_the_given_picture_is_a_copy(tmp_path):
     result = run(some, encoders, progress=False)
     assert result["summary"]["clip_i_input"]["mean"] == result["summary"]["dino_i_input"]["mean"] == 1
     assert result["real"]["clip_i"] < 1
+    photographs = [replace(one, render=None) for one in SUBJECTS]
     with pytest.raises(ValueError, match="only the miniature's own world can do"):
-        run(evaluation(None, tmp_path / "x", method=Anchor("rendering")), encoders, progress=False)
+        run(
+            evaluation(None, tmp_path / "x", subjects=photographs, method=Anchor("rendering")), encoders, progress=False
+        )
 
 
 def test_the_class_word_can_stand_where_the_subjects_word_stood(tiny):
