@@ -100,9 +100,10 @@ def _redrawn(row: Mapping[str, Any], place: tuple[int, int, int], studio: Studio
     found = {name: values[0] for name, values in scorer([shown.prompts[prompt]], drawn).items()}
     if "identity" in row["scores"]:
         # The span between the ends is the mean over all subjects, which the table keeps.
-        likeness = [[[None]] for _ in row["ends"]]
+        likeness: list[list[list[float | None]]] = [[[None]] for _ in row["ends"]]
         likeness[subject] = [[found["dino_i_others"]]]
-        found["identity"] = with_identity(likeness, [tuple(end) for end in row["ends"]])[subject][0][0]
+        identity = with_identity(likeness, [tuple(end) for end in row["ends"]])
+        found["identity"] = identity[subject][0][0] if identity is not None else None
     worst, name = 0.0, "nothing"
     for each in CONVENTIONS:
         if each in row["scores"]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elite.dreambench import LIVE_CLASSES, LIVE_PROMPTS, OBJECT_PROMPTS, SUBJECTS
 from elite.io.images import read_image, read_mask
@@ -226,7 +226,7 @@ def _rendered(subject: Subject, number: int, prompts: int | None, seed: int) -> 
     )
 
 
-def facts_of(prompt: str) -> dict[str, str]:
+def facts_of(prompt: str) -> dict[str, Any]:
     """What a prompt of DreamBench asks the miniature's world for: "scene", "accessory" or "property"."""
     from elite.toybox.world import ACCESSORIES, PROPERTIES, SCENES
 
