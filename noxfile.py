@@ -1,7 +1,7 @@
-"""Every version that is promised: ``nox -s oldest newest colab`` runs the tests and two chapters from the built wheel.
+"""Every version that is promised: ``nox -s oldest newest colab`` runs tests and two chapters from the built wheel.
 
-uv does the installing, as only it can resolve the oldest versions that pyproject.toml allows. An interpreter that is not
-there skips its session with a message; what no session ran is not declared in pyproject.toml.
+uv does the installing, as only it can resolve the oldest versions that pyproject.toml allows. A session whose
+interpreter is not there is skipped with a message; what no session ran is not declared in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["oldest", "newest", "colab"]
 ROOT = Path(__file__).parent
 CHAPTERS = ("book/01_cross_attention.ipynb", "book/03_local_mapping.ipynb")
+EXTRAS = ("book", "train", "test")
 # These look at the checkout itself, not at an installed package, or at the book as built.
 CHECKOUT = ("tests/book", "tests/test_repository.py", "tests/test_imports.py")
 
 
 def check(session: nox.Session, *options: str) -> None:
-    """Install the wheel with all extras by these options, and run tests and chapters where only the wheel has ``elite``."""
+    """Install the wheel with all extras, and run tests and chapters where nothing but the wheel has ``elite``."""
     session.run("uv", "build", "--wheel", "--quiet", "--out-dir", session.create_tmp(), ".", external=True)
     (wheel,) = Path(session.create_tmp()).glob("elite-*.whl")
-    session.install(*options, f"elite[book,train,test] @ {wheel.resolve().as_uri()}")
+    extras = [f"--extra={name}" for name in EXTRAS]
+    session.install(*options, "--requirements", str(ROOT / "pyproject.toml"), *extras)  # of these the options speak
+    session.install("--no-deps", str(wheel))
     session.run("uv", "pip", "list", external=True)
     copy = Path(session.create_tmp()) / "checkout"
     shutil.rmtree(copy, ignore_errors=True)

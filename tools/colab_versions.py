@@ -9,6 +9,7 @@ import argparse
 import re
 import tomllib
 import urllib.request
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +20,7 @@ HEADER = "# What Google Colab's image brings. The weekly workflow reads the newe
 def wanted() -> set[str]:
     """Names of everything that pyproject.toml asks for, normalised."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    requirements = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    requirements = chain(project["dependencies"], *project["optional-dependencies"].values())
     return {normal(re.split(r"[^\w.-]", requirement, maxsplit=1)[0]) for requirement in requirements}
 
 
