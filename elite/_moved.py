@@ -13,6 +13,7 @@ MOVED = {
     "elite.commands": "elite.cli",
     "elite.conditioning": "elite.attention.conditioning",
     "elite.data.command": "elite.cli.download",
+    "elite.data.local": "elite.data.unpack",
     "elite.exercises": "elite.teaching.exercises",
     "elite.figures": "elite.teaching.figures",
     "elite.files": "elite.io.files",

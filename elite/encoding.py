@@ -15,15 +15,17 @@ from .concept import Concept
 from .features import clip_features, patch_grid, patch_mask, preprocess
 from .io.images import apply_mask, read_image, read_mask
 from .io.tensors import check_finite
+from .mapping import GlobalMapper, LocalMapper
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import CLIPVisionModelWithProjection
 
 
 @torch.no_grad()
 def encode_pictures(
     adapter: EliteAdapter,
-    image_encoder: torch.nn.Module,
+    image_encoder: CLIPVisionModelWithProjection,
     images: Sequence[str | Path | Image],
     masks: Sequence[str | Path | Image | None] | None = None,
     mask_mode: str = "nearest",
@@ -81,7 +83,7 @@ def encode_pictures(
     ]
 
 
-def _run(mapper: torch.nn.Module, features: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+def _run(mapper: GlobalMapper | LocalMapper, features: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
     """Run a mapper where the features are, in its own type (training may keep it in float32)."""
     mapper.to(features[0].device)
     dtype = next(mapper.parameters()).dtype

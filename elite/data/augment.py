@@ -87,10 +87,7 @@ def place(picture: Image.Image, placement: Placement, size: int, cell: int) -> t
     frame = np.zeros((size, size, 3), np.float32)
     frame[top : top + scale, left : left + scale] = resized
     mask = np.zeros((cells, cells), np.float32)
-    mask[
-        top // cell + 1 : (top + scale) // cell - 1,
-        left // cell + 1 : (left + scale) // cell - 1,
-    ] = 1
+    mask[top // cell + 1 : (top + scale) // cell - 1, left // cell + 1 : (left + scale) // cell - 1] = 1
     return frame, mask
 
 
@@ -212,13 +209,7 @@ def change_reference(picture: Image.Image, change: ReferenceChange) -> Image.Ima
 def corner_map(size: int, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The affine map output -> input (matrix (2, 2), offset (2,)) under which the corners have moved by ``moves``."""
     middle, arm = size // 2, size // 3
-    corners = np.array(
-        [
-            [middle + arm, middle + arm],
-            [middle - arm, middle + arm],
-            [middle - arm, middle - arm],
-        ]
-    )
+    corners = np.array([[middle + arm, middle + arm], [middle - arm, middle + arm], [middle - arm, middle - arm]])
     moved = np.column_stack([corners + moves, np.ones(3)])  # (3, 3): row, column, 1
     solution = np.linalg.lstsq(moved, corners, rcond=None)[0]  # lstsq: three points in a line give no inverse
     return solution[:2].T, solution[2]

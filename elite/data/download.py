@@ -141,11 +141,7 @@ def _mask_table(folder: OpenImagesFolder, labels: Sequence[str] | None) -> pl.Da
 
 
 def _fetch_tables(
-    folder: OpenImagesFolder,
-    server: OpenImagesServer,
-    fetcher: Fetcher,
-    classes: Sequence[str] | None,
-    progress: bool,
+    folder: OpenImagesFolder, server: OpenImagesServer, fetcher: Fetcher, classes: Sequence[str] | None, progress: bool
 ) -> list[str] | None:
     """Download the three tables, the smallest first: an unknown class is noticed before the large ones."""
     with _bar("tables", progress, unit="B", unit_scale=True) as bar:

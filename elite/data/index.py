@@ -18,13 +18,7 @@ from pathlib import Path
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
-from elite.data.layout import (
-    BOX_COLUMNS,
-    FLAG_COLUMNS,
-    MASK_COLUMNS,
-    OpenImagesFolder,
-    files_in,
-)
+from elite.data.layout import BOX_COLUMNS, FLAG_COLUMNS, MASK_COLUMNS, OpenImagesFolder, files_in
 from elite.io.files import replacing
 
 CACHE_VERSION = 2
@@ -64,12 +58,7 @@ class Index:
 
 def read_class_names(path: Path) -> dict[str, str]:
     """Label (``/m/0bt9lr``) -> name (``Dog``) from class-descriptions-boxable.csv, with or without a header line."""
-    table = pl.read_csv(
-        path,
-        has_header=False,
-        new_columns=["label", "name"],
-        schema_overrides=[pl.String, pl.String],
-    )
+    table = pl.read_csv(path, has_header=False, new_columns=["label", "name"], schema_overrides=[pl.String, pl.String])
     return {label: name for label, name in table.iter_rows() if label != "LabelName"}
 
 
@@ -127,10 +116,7 @@ def select_boxes(
         raise ValueError(f"exclude names {unknown[0]!r}; the flags are {', '.join(FLAG_COLUMNS)}.")
     frame = _renamed(boxes, BOX_COLUMNS[2:], extra=exclude)
     area = (pl.col("x_max") - pl.col("x_min")) * (pl.col("y_max") - pl.col("y_min"))
-    reasons = [
-        ("box is not inside the picture", ~_valid_box()),
-        *_membership(labels, images),
-    ]
+    reasons = [("box is not inside the picture", ~_valid_box()), *_membership(labels, images)]
     reasons += [(f"flag {flag}", pl.col(flag).cast(pl.Float64, strict=False) == 1) for flag in exclude]
     reasons += [
         (f"box area below {min_area:.0%} of the picture", area < min_area),
@@ -174,10 +160,7 @@ def select_masks(
     frame = frame.join(sizes.lazy(), on="image_id", how="left")
     side_x = (pl.col("x_max") - pl.col("x_min")) * pl.col("width")
     side_y = (pl.col("y_max") - pl.col("y_min")) * pl.col("height")
-    shorter, longer = (
-        pl.min_horizontal(side_x, side_y),
-        pl.max_horizontal(side_x, side_y),
-    )
+    shorter, longer = (pl.min_horizontal(side_x, side_y), pl.max_horizontal(side_x, side_y))
     reasons = [
         ("box is not inside the picture", ~_valid_box()),
         *_membership(labels, sizes.get_column("image_id").to_list()),
@@ -203,12 +186,7 @@ def index_boxes(
     cache: bool = True,
 ) -> Index:
     """The global stage's objects among the pictures of ``folder``; arguments as in :func:`select_boxes`."""
-    settings = {
-        "min_area": min_area,
-        "max_area": max_area,
-        "exclude": sorted(exclude),
-        "classes": classes,
-    }
+    settings = {"min_area": min_area, "max_area": max_area, "exclude": sorted(exclude), "classes": classes}
     images = files_in(folder.images_dir, ".jpg")
 
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
@@ -218,15 +196,7 @@ def index_boxes(
         frame, dropped = select_boxes(scan, labels, [Path(n).stem for n in images], min_area, max_area, exclude)
         return _with_class_name(frame, names), dropped
 
-    return _cached(
-        "boxes",
-        folder,
-        [folder.boxes, folder.classes],
-        [images],
-        settings,
-        build,
-        cache,
-    )
+    return _cached("boxes", folder, [folder.boxes, folder.classes], [images], settings, build, cache)
 
 
 def index_masks(
@@ -238,16 +208,8 @@ def index_masks(
     cache: bool = True,
 ) -> Index:
     """The local stage's objects among the pictures and masks of ``folder``; arguments as in :func:`select_masks`."""
-    settings = {
-        "min_side": min_side,
-        "min_aspect": min_aspect,
-        "resolution": resolution,
-        "classes": classes,
-    }
-    images, mask_files = (
-        files_in(folder.images_dir, ".jpg"),
-        files_in(folder.masks_dir, ".png"),
-    )
+    settings = {"min_side": min_side, "min_aspect": min_aspect, "resolution": resolution, "classes": classes}
+    images, mask_files = (files_in(folder.images_dir, ".jpg"), files_in(folder.masks_dir, ".png"))
 
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
         names = read_class_names(_existing(folder.classes))
@@ -257,15 +219,7 @@ def index_masks(
         frame, dropped = select_masks(scan, sizes, labels, list(mask_files), min_side, min_aspect, resolution)
         return _with_class_name(frame, names), dropped
 
-    return _cached(
-        "masks",
-        folder,
-        [folder.masks, folder.classes],
-        [images, mask_files],
-        settings,
-        build,
-        cache,
-    )
+    return _cached("masks", folder, [folder.masks, folder.classes], [images, mask_files], settings, build, cache)
 
 
 def picture_sizes(folder: OpenImagesFolder, names: Sequence[str], threads: int = 8) -> pl.DataFrame:
@@ -276,27 +230,16 @@ def picture_sizes(folder: OpenImagesFolder, names: Sequence[str], threads: int =
             with Image.open(folder.images_dir / name) as picture:  # reads the header only
                 return Path(name).stem, *picture.size
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-            return (
-                Path(name).stem,
-                None,
-                None,
-            )  # counted by select_masks as "picture cannot be read"
+            return (Path(name).stem, None, None)  # counted by select_masks as "picture cannot be read"
 
     with ThreadPoolExecutor(threads) as pool:
         rows = list(pool.map(size, names))
-    return pl.DataFrame(
-        rows,
-        schema={"image_id": pl.String, "width": pl.Int64, "height": pl.Int64},
-        orient="row",
-    )
+    return pl.DataFrame(rows, schema={"image_id": pl.String, "width": pl.Int64, "height": pl.Int64}, orient="row")
 
 
 def _renamed(table: pl.LazyFrame, edges: Sequence[str], extra: Sequence[str]) -> pl.LazyFrame:
     """Rename the columns to ours; numbers that cannot be read become null and are dropped as invalid boxes."""
-    columns = [
-        pl.col("ImageID").cast(pl.String).alias("image_id"),
-        pl.col("LabelName").alias("label"),
-    ]
+    columns = [pl.col("ImageID").cast(pl.String).alias("image_id"), pl.col("LabelName").alias("label")]
     columns += [pl.col(e).cast(pl.Float64, strict=False).alias(n) for e, n in zip(edges, _EDGES, strict=True)]
     return table.select(*columns, *extra)
 

@@ -13,15 +13,7 @@ HEX_DIGITS = "0123456789abcdef"
 
 BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 FLAG_COLUMNS = ("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside")
-MASK_COLUMNS = (
-    "MaskPath",
-    "ImageID",
-    "LabelName",
-    "BoxXMin",
-    "BoxXMax",
-    "BoxYMin",
-    "BoxYMax",
-)
+MASK_COLUMNS = ("MaskPath", "ImageID", "LabelName", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")
 
 
 def check_split(split: str) -> str:
@@ -45,11 +37,7 @@ class OpenImagesServer:
     @classmethod
     def mirror(cls, base_url: str, split: str = "test") -> OpenImagesServer:
         """One address that serves both ``v5/…`` and ``test/….jpg``."""
-        return cls(
-            split=split,
-            annotations_url=base_url.rstrip("/"),
-            images_url=base_url.rstrip("/"),
-        )
+        return cls(split=split, annotations_url=base_url.rstrip("/"), images_url=base_url.rstrip("/"))
 
     @property
     def boxes(self) -> str:

@@ -45,7 +45,7 @@ class SampleSettings:
     Attributes:
         resolution: side S of the pictures in pixels: 512 for Stable Diffusion v1-4, 64 for the toybox.
         clip_size: side s of the CLIP input in pixels.
-        cell: pixels per latent cell, so that latents are S // cell a side.
+        cell: pixels per latent cell, so that latents are S // cell per side.
         crop: "stretch" resizes the object's box to a square, as the authors do; "square" takes more of the picture
             instead, which keeps the object's proportions.
         augment: False leaves references and placement as they are, and fixes the padding (validation, caching).
@@ -115,12 +115,7 @@ class Samples(Dataset):
     kind = ""
     stage = -1  # keeps the two stages' random choices apart
 
-    def __init__(
-        self,
-        index: Index,
-        folder: OpenImagesFolder,
-        settings: SampleSettings | None = None,
-    ) -> None:
+    def __init__(self, index: Index, folder: OpenImagesFolder, settings: SampleSettings | None = None) -> None:
         """Raises ValueError for an index of the other stage, or an empty one."""
         if index.kind != self.kind:
             raise ValueError(f"index holds {index.kind}; {type(self).__name__} needs an index of {self.kind}.")
@@ -197,12 +192,7 @@ class GlobalSamples(Samples):
         path = self.folder.image(row["image_id"])
         picture = _read(path, lambda p: p.convert("RGB"))
         width, height = picture.size
-        edges = (
-            row["x_min"] * width,
-            row["y_min"] * height,
-            row["x_max"] * width,
-            row["y_max"] * height,
-        )
+        edges = (row["x_min"] * width, row["y_min"] * height, row["x_max"] * width, row["y_max"] * height)
         box = crops.padded_box(edges, picture.size, crops.scaled(10, settings.resolution))
         cut = crops.crop(picture, self._window(box, picture.size))
         prompt = caption(self._template(generator), settings.placeholder)
@@ -237,10 +227,7 @@ class LocalSamples(Samples):
         picture = _read(self.folder.image(row["image_id"]), lambda p: p.convert("RGB"))
         mask_path = self.folder.mask(row["mask"])
         # Mask files may have another size than their picture.
-        mask = _read(
-            mask_path,
-            lambda p: p.convert("L").resize(picture.size, Image.Resampling.NEAREST),
-        )
+        mask = _read(mask_path, lambda p: p.convert("L").resize(picture.size, Image.Resampling.NEAREST))
         mask = mask.point(lambda value: 255 * (value > 0))
         try:
             tight = crops.tight_box(np.asarray(mask) > 0)
@@ -259,9 +246,7 @@ class LocalSamples(Samples):
         frame, loss_mask = augment.place(cut, placement, settings.resolution, settings.cell)
         masked = Image.composite(cut, Image.new("RGB", cut.size), cut_mask)
         reference, reference_mask = augment.change_object(
-            masked.resize(size, Image.Resampling.BICUBIC),
-            cut_mask.resize(size, Image.Resampling.NEAREST),
-            change,
+            masked.resize(size, Image.Resampling.BICUBIC), cut_mask.resize(size, Image.Resampling.NEAREST), change
         )
         return {
             "pixel_values": _channels_first(frame),

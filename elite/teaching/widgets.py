@@ -151,11 +151,7 @@ class InteractiveFigure:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-        return {
-            "text/plain": repr(self),
-            "text/html": self.html(),
-            "application/vnd.jupyter.widget-view+json": view,
-        }
+        return {"text/plain": repr(self), "text/html": self.html(), "application/vnd.jupyter.widget-view+json": view}
 
     def _frame(self, picture: Any, values: tuple[Any, ...]) -> str:
         alt = self._alt(*values)

@@ -27,7 +27,7 @@ import typer
 from PIL import Image
 
 from elite.data.layout import BOX_COLUMNS, FLAG_COLUMNS, HEX_DIGITS, MASK_COLUMNS, OpenImagesFolder, OpenImagesServer
-from elite.data.local import unpack_export
+from elite.data.unpack import unpack_export
 from elite.toybox import world
 
 SPLITS = {"train": "test", "validation": "validation"}  # the world's word -> Open Images' word

@@ -74,13 +74,7 @@ class StageCache:
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:20]
         self.caches[kind] = RowCache(self.root / f"{kind}-{key}", len(samples))
 
-    def fill(
-        self,
-        progress: Progress = iter,
-        batch_size: int = 16,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
+    def fill(self, progress: Progress = iter, batch_size: int = 16, process: int = 0, processes: int = 1) -> None:
         """Compute what is missing.
 
         Args:
