@@ -13,7 +13,6 @@ try:
     from diffusers import AutoencoderKL, ConfigMixin, ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
     from diffusers.configuration_utils import FrozenDict, register_to_config
     from diffusers.image_processor import PipelineImageInput
-    from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from diffusers.schedulers import KarrasDiffusionSchedulers
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -32,7 +31,6 @@ __all__ = [
     "ModelMixin",
     "PipelineImageInput",
     "StableDiffusionPipeline",
-    "StableDiffusionPipelineOutput",
     "StableDiffusionSafetyChecker",
     "UNet2DConditionModel",
     "register_to_config",

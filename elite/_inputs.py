@@ -49,7 +49,7 @@ def fusion_weights(value: float | Sequence[float] | Tensor, count: int) -> float
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(item, Real) and math.isfinite(item) for item in values):
         raise ValueError(f"fusion_weight must be a finite number or one for each prompt, got {value!r}.")
-    if not isinstance(value, (list, tuple)):
+    if isinstance(value, Real):
         return float(value)
     if len(values) != count:
         raise ValueError(f"fusion_weight has {len(values)} numbers, but there are {count} prompts.")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -173,7 +173,7 @@ def assign_concepts(
             marks.append(present[0])
         chosen = [concept[mark] for mark in marks]
     else:
-        chosen = list(concept) if isinstance(concept, (list, tuple)) else [concept] * len(prompts)
+        chosen = list(concept) if isinstance(concept, (list, tuple)) else [cast(Concept, concept)] * len(prompts)
         marks = [placeholder] * len(prompts)
     if len(chosen) != len(prompts):
         raise ValueError(

@@ -18,12 +18,13 @@ from .io.tensors import check_finite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import CLIPVisionModelWithProjection
 
 
 @torch.no_grad()
 def encode_pictures(
     adapter: EliteAdapter,
-    image_encoder: torch.nn.Module,
+    image_encoder: CLIPVisionModelWithProjection,
     images: Sequence[str | Path | Image],
     masks: Sequence[str | Path | Image | None] | None = None,
     mask_mode: str = "nearest",

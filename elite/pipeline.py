@@ -23,7 +23,6 @@ from ._diffusers import (
     KarrasDiffusionSchedulers,
     PipelineImageInput,
     StableDiffusionPipeline,
-    StableDiffusionPipelineOutput,
     StableDiffusionSafetyChecker,
     UNet2DConditionModel,
 )
@@ -385,7 +384,7 @@ class ElitePipeline(StableDiffusionPipeline):
         reweighting: bool = True,
         batchwide_maximum: bool = False,
         placeholder: str | None = None,
-    ) -> StableDiffusionPipelineOutput | tuple:
+    ) -> Any:
         """Generate pictures, of a subject when a concept is given.
 
         Args:
@@ -411,6 +410,7 @@ class ElitePipeline(StableDiffusionPipeline):
             TypeError: for an unknown argument.
             RuntimeError: when the adapter's attention processors were replaced.
         """
+        watched = list(callback_on_step_end_tensor_inputs or [])
         given = {
             "height": height,
             "width": width,
@@ -431,7 +431,7 @@ class ElitePipeline(StableDiffusionPipeline):
             "cross_attention_kwargs": cross_attention_kwargs,
             "guidance_rescale": guidance_rescale,
             "callback_on_step_end": callback_on_step_end,
-            "callback_on_step_end_tensor_inputs": list(callback_on_step_end_tensor_inputs or []),
+            "callback_on_step_end_tensor_inputs": watched,
         }
         self.check_inputs(
             prompt,
@@ -443,7 +443,7 @@ class ElitePipeline(StableDiffusionPipeline):
             negative_prompt_embeds,
             ip_adapter_image,
             ip_adapter_image_embeds,
-            given["callback_on_step_end_tensor_inputs"],
+            watched,
             num_inference_steps=num_inference_steps,
             num_images_per_prompt=num_images_per_prompt,
             guidance_scale=guidance_scale,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from .conditioning import Conditioning
 
 if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
     from .processor import EliteAttnProcessor
 
 COLUMNS = 8  # more columns of a marked value: the fused kernels like widths that are multiples of eight
@@ -29,7 +31,7 @@ class _Kept(NamedTuple):
 
     source: Any
     state: tuple
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[Tensor, Tensor]
 
 
 class Active:
@@ -91,11 +93,11 @@ class Active:
         """K^l and V^l of one layer, projected on first use and kept; once more when gradients were off before."""
         needs_gradients = torch.is_grad_enabled()
         if processor not in self._local or (needs_gradients and processor in self._constant):
-            self._local[processor] = processor.project_local(self.conditioning.patch_embeddings, device)
+            self._local[processor] = processor.project_local(cast(Tensor, self.conditioning.patch_embeddings), device)
             (self._constant.discard if needs_gradients else self._constant.add)(processor)
         return self._local[processor]
 
-    def local_heads(self, processor: EliteAttnProcessor, attn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    def local_heads(self, processor: EliteAttnProcessor, attn: Attention, like: Tensor) -> tuple[Tensor, Tensor]:
         """K^l and λ V^l beside a query, (B, h, p², c) each, kept too when no gradient needs to find its way back."""
         if processor in self._local_heads and not torch.is_grad_enabled():
             return self._local_heads[processor]
@@ -111,7 +113,7 @@ class Active:
         return found
 
     def text_heads(
-        self, processor: EliteAttnProcessor, attn: nn.Module, text: Tensor, like: Tensor, marked: bool
+        self, processor: EliteAttnProcessor, attn: Attention, text: Tensor, like: Tensor, marked: bool
     ) -> tuple[Tensor, Tensor]:
         """K^g and V^g beside a query, (B, h, L, c) each, or `COLUMNS` wider with the marks of `_mark`.
 
@@ -129,7 +131,7 @@ class Active:
         return kept.tensors
 
     def _make_text_heads(
-        self, processor: EliteAttnProcessor, attn: nn.Module, text: Tensor, like: Tensor, marked: bool
+        self, processor: EliteAttnProcessor, attn: Attention, text: Tensor, like: Tensor, marked: bool
     ) -> tuple[Tensor, Tensor]:
         if attn.norm_cross:
             text = attn.norm_encoder_hidden_states(text)
@@ -156,7 +158,7 @@ class Active:
             self._marks[key] = marks.unsqueeze(1)
         return self._marks[key].expand(-1, count, -1, -1)
 
-    def widened(self, processor: EliteAttnProcessor, attn: nn.Module, like: Tensor) -> tuple[Tensor, ...] | None:
+    def widened(self, processor: EliteAttnProcessor, attn: Attention, like: Tensor) -> tuple[Tensor, ...] | None:
         """Weights of to_q and to_out for heads that are `COLUMNS` wider, so that no query or result is copied.
 
         Returns:
@@ -177,13 +179,13 @@ class Active:
         return kept.tensors
 
 
-def heads(attn: nn.Module, tensor: Tensor, norm: nn.Module | None = None) -> Tensor:
+def heads(attn: Attention, tensor: Tensor, norm: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """(B, L, inner) -> (B, h, L, c)."""
     split = tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
     return split if norm is None else norm(split)
 
 
-def base_layer(linear: nn.Module) -> nn.Module:
+def base_layer(linear: Any) -> nn.Linear:
     """The linear layer under a LoRA layer, or the layer itself."""
     return getattr(linear, "base_layer", linear)
 
@@ -193,14 +195,14 @@ def _may_keep() -> bool:
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def _is_plain(linear: nn.Module, like: Tensor) -> bool:
+def _is_plain(linear: Any, like: Tensor) -> bool:
     """Whether a layer does nothing but multiply by its weight, which is where it is needed."""
     weight = getattr(linear, "weight", None)
     hooked = "forward" in vars(linear) or linear._forward_hooks or linear._forward_pre_hooks
     return type(linear) is nn.Linear and type(weight) is nn.Parameter and not hooked and weight.device == like.device
 
 
-def _state(linear: nn.Module) -> tuple:
+def _state(linear: Any) -> tuple:
     """What a projection depends on beside its input: versions of its weights, and how a LoRA counts."""
     versions = tuple(0 if p.is_inference() else p._version for p in linear.parameters())
     if base_layer(linear) is linear:

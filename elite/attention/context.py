@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,14 @@ from .install import check_processors
 from .processor import EliteAttnProcessor
 from .recording import AttentionRecord, recording
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
+
 
 @contextmanager
 def condition(
-    unet: nn.Module, conditioning: Conditioning, guided: bool | Callable[[], bool] | None = None
+    unet: UNet2DConditionModel, conditioning: Conditioning, guided: bool | Callable[[], bool] | None = None
 ) -> Iterator[Active]:
     """Within this context, calls of ``unet`` use ELITE's global and local branches.
 
@@ -41,13 +45,11 @@ def condition(
     """
     processors = check_processors(unet)
     active = Active(conditioning, processors, guided)
-    if conditioning.has_local:
-        width = next(iter(processors.values())).to_k_local.in_features
-        if conditioning.patch_embeddings.shape[-1] != width:
-            raise ValueError(
-                f"patch_embeddings must have width {width}, that of this UNet's text features, "
-                f"got {conditioning.patch_embeddings.shape[-1]}."
-            )
+    patches, width = conditioning.patch_embeddings, next(iter(processors.values())).to_k_local.in_features
+    if conditioning.has_local and patches is not None and patches.shape[-1] != width:
+        raise ValueError(
+            f"patch_embeddings must have width {width}, that of this UNet's text features, got {patches.shape[-1]}."
+        )
 
     def attach(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if conditioning.has_local and torch.is_grad_enabled():
@@ -76,7 +78,7 @@ def _with(text: Tensor | ConditionedText, active: Active) -> ConditionedText:
     return text if isinstance(text, ConditionedText) else ConditionedText(text, active)
 
 
-def local_values(unet: nn.Module) -> list[Tensor]:
+def local_values(unet: UNet2DConditionModel) -> list[Tensor]:
     """V^l of every layer, (B, p², inner) each, in module order: ``local_values()`` of the `condition` around the call.
 
     Raises:
@@ -89,7 +91,7 @@ def local_values(unet: nn.Module) -> list[Tensor]:
 
 
 @contextmanager
-def record_attention(unet: nn.Module) -> Iterator[AttentionRecord]:
+def record_attention(unet: UNet2DConditionModel) -> Iterator[AttentionRecord]:
     """Within this context, calls of ``unet`` compute attention maps explicitly and keep them.
 
     Args:
@@ -120,7 +122,7 @@ class LayerAttention(NamedTuple):
 
 
 def cross_attention(
-    attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, conditioning: Conditioning | None = None
+    attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, conditioning: Conditioning | None = None
 ) -> LayerAttention:
     """One cross attention layer alone, by explicit softmax: its output and maps (Eq. 2, 6, 8).
 
@@ -140,11 +142,11 @@ def cross_attention(
     processor = attn.processor
     if not isinstance(processor, EliteAttnProcessor):
         raise RuntimeError(f"attn has the processor {type(processor).__name__} instead of ELITE's.")
-    text = encoder_hidden_states
+    text: Tensor | ConditionedText = encoder_hidden_states
     if conditioning is not None:
         active = Active(conditioning, {"": processor}, guided=False)
-        active.first_row(text.shape[0])  # raises for another number of rows
-        text = ConditionedText(text, active)
+        active.first_row(encoder_hidden_states.shape[0])  # raises for another number of rows
+        text = ConditionedText(encoder_hidden_states, active)
     record, before = AttentionRecord(), processor.recorder
     record.start_call((hidden_states.shape[1], 1))
     processor.recorder = (record, "")

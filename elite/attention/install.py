@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from .active import base_layer
 from .processor import EliteAttnProcessor
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
 
-def cross_attention_layers(unet: nn.Module) -> dict[str, nn.Module]:
+
+def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
     """Every attn2 layer of a UNet by module name, in the order of its modules (that of the published files)."""
     layers = {name: module for name, module in unet.named_modules() if name.endswith("attn2")}
     if not layers:
@@ -19,7 +24,7 @@ def cross_attention_layers(unet: nn.Module) -> dict[str, nn.Module]:
 
 
 def install_processors(
-    unet: nn.Module, processors: Mapping[str, EliteAttnProcessor] | None = None
+    unet: UNet2DConditionModel, processors: Mapping[str, EliteAttnProcessor] | None = None
 ) -> dict[str, EliteAttnProcessor]:
     """Put a processor in every cross attention layer.
 
@@ -65,7 +70,7 @@ def install_processors(
     return ready
 
 
-def remove_processors(unet: nn.Module) -> dict[str, EliteAttnProcessor]:
+def remove_processors(unet: UNet2DConditionModel) -> dict[str, EliteAttnProcessor]:
     """Give every cross attention layer its own processor back.
 
     Returns:
@@ -79,13 +84,13 @@ def remove_processors(unet: nn.Module) -> dict[str, EliteAttnProcessor]:
     return removed
 
 
-def restore_processors(unet: nn.Module, removed: Mapping[str, EliteAttnProcessor]) -> None:
+def restore_processors(unet: UNet2DConditionModel, removed: Mapping[str, EliteAttnProcessor]) -> None:
     """Put back what `remove_processors` removed."""
     for name, processor in removed.items():
         unet.get_submodule(name).set_processor(processor)
 
 
-def check_processors(unet: nn.Module) -> dict[str, EliteAttnProcessor]:
+def check_processors(unet: UNet2DConditionModel) -> dict[str, EliteAttnProcessor]:
     """The installed processors by layer name.
 
     Raises:

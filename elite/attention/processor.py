@@ -6,7 +6,7 @@ compute written out.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from .active import COLUMNS, Active, ConditionedText, base_layer, heads
 from .equations import attention_probs, fused_attention
 from .recording import AttentionRecord
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 
 class EliteAttnProcessor(nn.Module):
@@ -37,7 +40,7 @@ class EliteAttnProcessor(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        made = {"bias": False, "device": device, "dtype": dtype}
+        made: dict[str, Any] = {"bias": False, "device": device, "dtype": dtype}
         self.to_k_global = nn.Linear(context_dim, inner_dim, **made)
         self.to_v_global = nn.Linear(context_dim, inner_dim, **made)
         self.to_k_local = nn.Linear(context_dim, inner_dim, **made)
@@ -46,7 +49,7 @@ class EliteAttnProcessor(nn.Module):
         self.recorder: tuple[AttentionRecord, str] | None = None  # set by record_attention
         self.in_force: list[Active] = []  # the contexts of `condition` around its UNet, the inner one last
 
-    def copy_base_weights(self, attn: nn.Module) -> None:
+    def copy_base_weights(self, attn: Attention) -> None:
         """Start all keys and values from those of the layer."""
         key, value = base_layer(attn.to_k).weight, base_layer(attn.to_v).weight
         with torch.no_grad():
@@ -64,7 +67,7 @@ class EliteAttnProcessor(nn.Module):
         patches = patch_embeddings.to(device or weight.device, weight.dtype)
         return self.to_k_local(patches), self.to_v_local(patches)
 
-    def project_text(self, attn: nn.Module, text: Tensor) -> tuple[Tensor, Tensor]:
+    def project_text(self, attn: Attention, text: Tensor) -> tuple[Tensor, Tensor]:
         """K^g and V^g of Eq. 6, (B, L, inner) each, from text features (B, L, d); a LoRA of the layer counts too."""
         own = text.to(self.to_k_global.weight.dtype)  # training may keep these weights in float32
         key, value = self.to_k_global(own), self.to_v_global(own)
@@ -76,7 +79,7 @@ class EliteAttnProcessor(nn.Module):
 
     def forward(
         self,
-        attn: nn.Module,
+        attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | ConditionedText | None = None,
         attention_mask: Tensor | None = None,
@@ -132,14 +135,14 @@ class EliteAttnProcessor(nn.Module):
             out = out + residual
         return out / attn.rescale_output_factor
 
-    def _text_heads(self, attn: nn.Module, text: Tensor, query: Tensor, active: Active | None) -> tuple[Tensor, Tensor]:
+    def _text_heads(self, attn: Attention, text: Tensor, query: Tensor, active: Active | None) -> tuple[Tensor, Tensor]:
         if active is not None:
             return active.text_heads(self, attn, text, query, marked=False)
         text = attn.norm_encoder_hidden_states(text) if attn.norm_cross else text
         return heads(attn, attn.to_k(text), attn.norm_k), heads(attn, attn.to_v(text))
 
     def _fused(
-        self, attn: nn.Module, hidden_states: Tensor, text: Tensor, mask: Tensor | None, active: Active
+        self, attn: Attention, hidden_states: Tensor, text: Tensor, mask: Tensor | None, active: Active
     ) -> Tensor:
         """Global + λ · local (Eq. 6) without ever holding an attention map: (B, Q, C), after to_out.
 
@@ -177,10 +180,10 @@ class EliteAttnProcessor(nn.Module):
         return attn.to_out[0](out[..., :width].transpose(1, 2).flatten(2).to(query.dtype))
 
     def _recorded(
-        self, attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, active: Active | None
+        self, attn: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, active: Active | None
     ) -> Tensor:
         """The same by explicit softmax, before to_out, with the maps handed to the recorder: (B, h, Q, c)."""
-        record, name = self.recorder
+        record, name = cast("tuple[AttentionRecord, str]", self.recorder)
         start = 0 if active is None else active.first_row(query.shape[0])
         if active is None or not active.conditioning.has_local:
             probs = attention_probs(query, key, mask)  # (B, h, Q, L)
@@ -189,7 +192,9 @@ class EliteAttnProcessor(nn.Module):
         asked = active.conditioning
         before = attention_probs(query[:start], key[:start], None if mask is None else mask[:start])
         found = fused_attention(
-            *(tensor[start:] for tensor in (query, key, value)),
+            query[start:],
+            key[start:],
+            value[start:],
             *active.local_heads(self, attn, query),  # λ is in the value
             asked.word_index,
             reweighting=asked.reweighting,
@@ -200,8 +205,9 @@ class EliteAttnProcessor(nn.Module):
         return torch.cat([before @ value[:start], found.out])
 
 
-def _lora(linear: nn.Module, text: Tensor) -> Tensor:
+def _lora(linear: Any, text: Tensor) -> Tensor:
     """What a LoRA adds to a base projection: it counts for ELITE's projections too, fused or not."""
     if getattr(linear, "merged", False):  # its update is in the base weight, which ELITE's projections do not see
-        return sum(F.linear(text, linear.get_delta_weight(name).to(text)) for name in linear.merged_adapters)
+        deltas = [F.linear(text, linear.get_delta_weight(name).to(text)) for name in linear.merged_adapters]
+        return sum(deltas[1:], start=deltas[0])
     return linear(text) - base_layer(linear)(text)

@@ -1,4 +1,4 @@
-"""The command line: ``elite generate``, ``encode``, ``convert``, ``info``, ``download``, ``train``, ``evaluate``."""
+"""The command line, one module a command: ``elite generate``, ``train``, ``evaluate`` and the others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .encode import encode
 from .evaluate import evaluate
 from .generate import generate
 from .info import info
+from .report import report
 from .train import train
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.command()(convert)
 app.command()(info)
 app.command()(train)
 app.command()(evaluate)
+app.command()(report)
 app.add_typer(download, name="download")
 
 

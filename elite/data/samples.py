@@ -45,7 +45,7 @@ class SampleSettings:
     Attributes:
         resolution: side S of the pictures in pixels: 512 for Stable Diffusion v1-4, 64 for the toybox.
         clip_size: side s of the CLIP input in pixels.
-        cell: pixels per latent cell, so that latents are S // cell a side.
+        cell: pixels per latent cell, so that latents are S // cell per side.
         crop: "stretch" resizes the object's box to a square, as the authors do; "square" takes more of the picture
             instead, which keeps the object's proportions.
         augment: False leaves references and placement as they are, and fixes the padding (validation, caching).

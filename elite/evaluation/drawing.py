@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from PIL.Image import Image
 
+    from elite.adapter import EliteAdapter
     from elite.concept import Concept
     from elite.pipeline import ElitePipeline
 
@@ -101,6 +102,8 @@ class Elite:
         fusion_weight: λ of Eq. 6; 0.6 is the paper's for editing prompts.
         words: which words stand in the prompt, see `prompts.select_words`; "class" puts the class name there instead.
         reweighting: whether Eq. 8 is in force.
+        adapter: the adapter that draws, where it is another than the pipeline's own; it is attached when it is needed.
+        variant: name of that adapter, for the record.
     """
 
     pipeline: ElitePipeline
@@ -108,16 +111,25 @@ class Elite:
     fusion_weight: float = 0.6
     words: str = "w0"
     reweighting: bool = True
+    adapter: EliteAdapter | None = None
+    variant: str | None = None
 
     def __post_init__(self) -> None:
+        if self.adapter is None:
+            self.adapter = self.pipeline.adapter
         self._concepts: dict[str, Concept] = {}
 
     def settings(self) -> dict[str, Any]:
-        """The arguments of the pipeline."""
+        """The arguments of the pipeline, and whose adapter it is."""
+        return {**self._options, "variant": self.variant}
+
+    @property
+    def _options(self) -> dict[str, Any]:
         return {"fusion_weight": self.fusion_weight, "words": self.words, "reweighting": self.reweighting}
 
     def concept(self, subject: EvaluationSubject) -> Concept:
         """The subject's concept, encoded on first use."""
+        self._attach()
         if subject.name not in self._concepts:
             concept = self.pipeline.encode_concept(subject.given.image, subject.given.mask)
             if self.words == "class":
@@ -127,11 +139,16 @@ class Elite:
             self._concepts[subject.name] = concept
         return self._concepts[subject.name]
 
+    def _attach(self) -> None:
+        if self.adapter is not None and self.pipeline.adapter is not self.adapter:
+            self.pipeline.attach_adapter(self.adapter)
+
     def draw(
         self, subject: EvaluationSubject, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> list[Image]:
         """Pictures of prompts with "{}" for the subject, one seed each."""
-        options = {**self.settings(), "words": "all" if self.words == "class" else self.words}
+        self._attach()
+        options = {**self._options, "words": "all" if self.words == "class" else self.words}
         mark = self.pipeline.adapter.config.placeholder or PLACEHOLDER
         texts = [prompt.format(mark) for prompt in prompts]
         return drawing.draw(self.pipeline, texts, seeds, concept=self.concept(subject), **options)

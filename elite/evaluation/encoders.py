@@ -89,11 +89,9 @@ def cropped_pixels(
     arrays = []
     for image in images:
         scale = resize / min(image.size)
-        size = tuple(
-            max(resize, int(side * scale)) for side in image.size
-        )  # the longer side is cut off, as torchvision
-        left, top = ((side - crop) // 2 for side in size)
-        cut = image.resize(size, Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
+        width, height = (max(resize, int(side * scale)) for side in image.size)  # cut off, as torchvision does
+        left, top = (width - crop) // 2, (height - crop) // 2
+        cut = image.resize((width, height), Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
         arrays.append(np.asarray(cut, dtype=np.float32) / 255.0)
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
     return ((pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)).contiguous()

@@ -24,7 +24,7 @@ from elite.io.images import read_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PLAN, RESULT, SHEET = "plan.json", "result.json", "sheet.jpg"
+PLAN, RESULT, SHEET, GIVEN = "plan.json", "result.json", "sheet.jpg", "given.png"
 Progress = Callable[[Sequence["Piece"]], Iterable["Piece"]]  # wraps the pieces, as tqdm does
 
 
@@ -43,7 +43,7 @@ class Evaluation:
     Attributes:
         method: what draws.
         subjects: whom.
-        folder: ``SUBJECT/PROMPT-PICTURE.png`` in it, with plan, result and contact sheet.
+        folder: ``SUBJECT/PROMPT-PICTURE.png`` in it and ``SUBJECT/given.png``, with plan, result and contact sheet.
         drawing: settings shared with other methods.
         pictures: of each subject and prompt; the paper draws five.
         batch: pictures of a piece.
@@ -126,6 +126,9 @@ class Evaluation:
                     "give another folder, or delete this one."
                 )
             return
+        for subject in self.subjects:
+            with replacing(self.folder / subject.name / GIVEN) as temporary:
+                subject.given.image.save(temporary, format="PNG")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 

@@ -132,8 +132,7 @@ class SubjectScorer:
         if self.encoders.judge is None:
             return {}
         seen = self.encoders.judge(pictures)
-        wanted = [facts_of(prompt) for prompt in prompts]
-        wanted = [{**facts, "color": facts.get("property")} for facts in wanted]
+        wanted = [{**(facts := facts_of(prompt)), "color": facts.get("property")} for prompt in prompts]
         colors = set(_colors())
         scores = {}
         for question in ("scene", "accessory", "color"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elite.dreambench import LIVE_CLASSES, LIVE_PROMPTS, OBJECT_PROMPTS, SUBJECTS
 from elite.io.images import read_image, read_mask
@@ -126,7 +126,7 @@ def _read_folder(folder: Path, root: Path, prompts: int | None) -> EvaluationSub
         _class_of(folder),
         Example(given, read_mask(masks[0], given.size) if masks else None),
         tuple(read_image(path) for path in pictures[1:]),
-        _spread(_prompts_of(folder, root), prompts),
+        spread(_prompts_of(folder, root), prompts),
     )
 
 
@@ -158,8 +158,12 @@ def _prompts_of(folder: Path, root: Path) -> tuple[str, ...]:
     return prompts_of_class(_class_of(folder))
 
 
-def _spread(prompts: tuple[str, ...], count: int | None) -> tuple[str, ...]:
-    """``count`` of the prompts, evenly over their list."""
+def spread(prompts: tuple[str, ...], count: int | None) -> tuple[str, ...]:
+    """``count`` of the prompts, evenly over their list; all of them where that is None.
+
+    Raises:
+        ValueError: for a count below 1.
+    """
     if count is None or count >= len(prompts):
         return prompts
     if count < 1:
@@ -215,14 +219,14 @@ def _rendered(subject: Subject, number: int, prompts: int | None, seed: int) -> 
         name,
         Example(close_up.image, close_up.mask),
         pictures(subject, REFERENCES, draw),
-        _spread(prompts_of_class(name, LIVE), prompts),
+        spread(prompts_of_class(name, LIVE), prompts),
         lookalikes,
         renderer(subject),
         renderer(others[0]),
     )
 
 
-def facts_of(prompt: str) -> dict[str, str]:
+def facts_of(prompt: str) -> dict[str, Any]:
     """What a prompt of DreamBench asks the miniature's world for: "scene", "accessory" or "property"."""
     from elite.toybox.world import ACCESSORIES, PROPERTIES, SCENES
 

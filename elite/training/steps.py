@@ -184,7 +184,7 @@ class StageModule(nn.Module):
 
         Args:
             batch: what `elite.data.samples.collate` makes of the stage's samples. These keys replace their source:
-                "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) a layer, for
+                "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) per layer, for
                 "pixel_values_clip"; in the local stage also "words" (B, N, d), as the frozen M^g gives them;
                 "sample_weights" (B,), in place of those of ``snr_gamma``; "input_ids" (B, L) and "word_index" (B,), as
                 `tokenize` gives them, for "prompt". With all of a batch on the device, a step never waits for it, and

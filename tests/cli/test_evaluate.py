@@ -41,7 +41,7 @@ def test_pictures_and_scores_of_every_subject_and_prompt(home, tmp_path):
     assert [one["class_name"] for one in result["subjects"]] == ["cup", "kettle"]
     assert [len(one) for one in result["scores"]["clip_i"]] == [2, 2]
     assert set(result["provenance"]["weights"]) >= {"unet", "adapter", "text_encoder"}
-    assert len(list((tmp_path / "out").glob("*/*.png"))) == 4
+    assert len(list((tmp_path / "out").glob("*/*-*.png"))) == 4
     # The same again draws nothing; another setting is refused.
     before = (tmp_path / "out/result.json").read_bytes()
     assert run(home, tmp_path / "out").exit_code == 0

@@ -27,13 +27,16 @@ def subject(number: int, class_name: str = "dog", prompts: Sequence[str] = PROMP
         (picture(base + 1), picture(base + 2)),
         tuple(prompts),
         lambda: groups,
+        lambda prompt, seed: picture(base + len(prompt)),
+        lambda prompt, seed: picture(base + 50 + len(prompt)),
     )
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:
-    """(P, 192): pictures brought to 8 × 8 pixels."""
+    """(P, 192): pictures brought to 8 × 8 pixels, less their mean: what is left tells even dull pictures apart."""
     small = [np.asarray(image.convert("RGB").resize((8, 8)), dtype=np.float32) / 255 for image in images]
-    return torch.from_numpy(np.stack(small)).flatten(1)
+    values = torch.from_numpy(np.stack(small)).flatten(1)
+    return values - values.mean(1, keepdim=True)
 
 
 def projected(seed: int):

@@ -22,7 +22,7 @@ from elite.evaluation.subjects import fill
 from elite.prompts import tokenize
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from PIL.Image import Image
 
 PHOTO = "a photo of a {}"
@@ -96,7 +96,7 @@ class Competitor(ABC):
     def _learned(self, class_name: str, step: int, seconds: float, preparation: float, tensors: Any) -> Learned:
         return Learned(self.name, class_name, step, seconds, preparation, tensors, asdict(self.settings))
 
-    def _unet(self) -> nn.Module:
+    def _unet(self) -> UNet2DConditionModel:
         """A copy of the UNet to train, without ELITE's processors, all its weights frozen."""
         removed = remove_processors(self.pipeline.unet)
         try:

@@ -22,6 +22,7 @@ from elite.evaluation.subjects import fill
 from elite.prompts import word_embeddings
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
     from PIL.Image import Image
 
 TOKEN = "<new1>"
@@ -72,7 +73,7 @@ class CustomDiffusion(Competitor):
                 self.pipeline.unload_textual_inversion(TOKEN)
 
 
-def _train_keys_and_values(unet: nn.Module) -> dict[str, nn.Parameter]:
+def _train_keys_and_values(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
     """Install diffusers' processors with keys and values of their own in attn2, and give these, by the UNet's names."""
     from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
 

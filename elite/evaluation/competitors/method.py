@@ -24,14 +24,16 @@ class Learning:
         competitor: learns and draws.
         folder: ``SUBJECT.safetensors`` in it is what was learnt; it is read where it is there.
         budget: optimiser steps; those of the competitor's settings when left out.
+        name: of the row; the competitor's when left out.
     """
 
     competitor: Competitor
     folder: Path
     budget: int | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
-        self.name = self.competitor.name
+        self.name = self.name or self.competitor.name
         self._last: tuple[str, Learned] | None = None
 
     def settings(self) -> Mapping[str, Any]:
@@ -53,7 +55,7 @@ class Learning:
         path = self.folder / f"{subject.name}.safetensors"
         if path.is_file():
             found = Learned.load(path)
-            wanted = asdict(self.competitor.settings), self._steps, self.name
+            wanted = asdict(self.competitor.settings), self._steps, self.competitor.name
             if (dict(found.settings), found.steps, found.method) != wanted:
                 raise ValueError(f"{path} was learnt with other settings: delete it, or give another folder.")
         else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
 
 
 class NewWord:
@@ -16,7 +19,7 @@ class NewWord:
         start: what the word begins as, (d,).
     """
 
-    def __init__(self, text_encoder: nn.Module, start: Tensor) -> None:
+    def __init__(self, text_encoder: CLIPTextModel, start: Tensor) -> None:
         try:
             from peft import TrainableTokensConfig, get_peft_model
         except ImportError as error:
