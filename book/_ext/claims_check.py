@@ -56,7 +56,7 @@ def look_up(document: dict[str, Any], file: str, key: str) -> Measured:
 
 
 def _walk(found: Any, key: str) -> Any:
-    for part in key.split("."):
+    for part in key.split("/"):
         if isinstance(found, list) and part.isdigit() and int(part) < len(found):
             found = found[int(part)]
         elif isinstance(found, dict) and part in found:

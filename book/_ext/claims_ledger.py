@@ -55,7 +55,7 @@ class Number(_Strict):
     Attributes:
         of: what it is the number of.
         file: a name of `RESULTS` (``book/results/NAME.json``), or "report".
-        key: where in that file, names joined by dots.
+        key: where in that file, names joined by slashes.
         printed: the number as the book prints it; None until the file is there.
         interval: its 95 % interval as printed.
         digits: decimals that are printed.

@@ -12,21 +12,21 @@ from elite.io.files import replacing
 from elite.prompts import TEMPLATES
 
 
-def _no_flag(value: Any) -> Any:
+def _number(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would read true as 1
-        raise ValueError("a flag is no number")
-    return value
+        raise ValueError("a flag is not a number")
+    return value.item() if hasattr(value, "item") else value  # of numpy or torch
 
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_flag)]
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_flag)]
-Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_flag)]
-Index = Annotated[int, Field(ge=0), BeforeValidator(_no_flag)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_no_flag)]
+AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
+Index = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_plain)]
 Precision = Annotated[  # YAML reads a bare no as False

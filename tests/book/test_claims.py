@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 from claims_check import command_problems, filled, ledger_problems, missing_tests, number_problems  # noqa: E402
-from claims_ledger import FIGURES, PLACES, SECTIONS, Entry, evaluate, read_ledger, write_ledger  # noqa: E402
+from claims_ledger import FIGURES, PLACES, RESULTS, SECTIONS, Entry, evaluate, read_ledger, write_ledger  # noqa: E402
 
 BASE = {"id": "a-claim", "place": ["Sec. 4.2", "Table 1"], "claim": "It is so."}
 TWO = [
-    {"of": "one", "file": "table1", "key": "rows.one.scene"},
-    {"of": "other", "file": "table1", "key": "rows.other.scene"},
+    {"of": "one", "file": "table1", "key": "rows/one/scene"},
+    {"of": "other", "file": "table1", "key": "rows/other/scene"},
 ]
 
 
@@ -79,6 +80,31 @@ def test_methods_that_commands_name_are_known(ledger):
 
     named = {name for e in ledger for command in e.commands for name in re.findall(r"--method (\S+)", command)}
     assert named and named <= set(COMPETITORS)
+
+
+def test_rows_and_scores_that_are_named_are_those_that_reports_make(ledger, monkeypatch):
+    from elite.evaluation import reports
+    from elite.evaluation.competitors import COMPETITORS
+    from elite.evaluation.scoring import CONVENTIONS
+
+    config = SimpleNamespace(layers=(1, 2, 3, 4, 6))
+    studio = SimpleNamespace(
+        pipeline=None,
+        elite=lambda *names, **options: None,
+        primary=lambda name: "w0",
+        adapter=lambda name: SimpleNamespace(config=config),
+    )
+    monkeypatch.setattr(reports, "competitor_rows", lambda studio: dict.fromkeys(COMPETITORS))
+    labels = {name: set(report.rows(studio)) for name, report in reports.REPORTS.items()}
+    numbers = [n for e in ledger for n in e.numbers if n.file != "report"]
+    assert {n.file for n in numbers} == set(labels) == set(RESULTS)
+    for number in numbers:
+        part, label, *rest = number.key.split("/")
+        if part == "rows":
+            assert label in labels[number.file] and rest[0] == "summary" and rest[1] in CONVENTIONS, number.key
+        else:
+            assert (part, label) == ("more", "seconds") and rest[0] in labels[number.file], number.key
+            assert rest[1] in ("seconds", "preparation"), number.key
 
 
 def test_each_section_is_on_the_page_once_in_the_papers_order(ledger):
@@ -156,7 +182,7 @@ def test_a_number_that_differs_from_its_file_is_found(tmp_path):
         (problem,) = number_problems([one], tmp_path)
         assert problem == f"a-claim: one: 0.71 [0.65, 0.77] is printed, table1 says {says}"
     write_results(tmp_path, one={"identity": 0.7149})
-    assert number_problems([one], tmp_path) == ["a-claim: one: table1 has no number rows.one.scene"]
+    assert number_problems([one], tmp_path) == ["a-claim: one: table1 has no number rows/one/scene"]
 
 
 def test_not_measured_yet_is_for_missing_files_alone(tmp_path):
@@ -172,7 +198,7 @@ def test_not_measured_yet_is_for_missing_files_alone(tmp_path):
 
 def test_filling_from_a_file_without_the_key_says_which(tmp_path):
     write_results(tmp_path, one={"identity": 0.4})
-    with pytest.raises(ValueError, match=r"^a-claim: one: table1 has no number rows\.one\.scene$"):
+    with pytest.raises(ValueError, match=r"^a-claim: one: table1 has no number rows/one/scene$"):
         tuple(filled([entry(numbers=TWO)], tmp_path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -114,6 +115,11 @@ def test_files_that_hold_no_settings_are_refused(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         load_config(path)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    config = TrainingConfig("global", steps=np.int64(7), learning_rate=torch.tensor(0.5), betas=np.array([0.5, 0.25]))
+    assert config == TrainingConfig("global", steps=7, learning_rate=0.5, betas=(0.5, 0.25))
 
 
 def test_neither_preset_nor_file_is_refused():
