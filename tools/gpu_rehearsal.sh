@@ -23,7 +23,7 @@ fi
 
 began=$SECONDS
 chapter() {  # all at once, each in a process of its own
-    timeout -k 5 150 "$python" -m pytest --nbval "$1" -rP -p no:cacheprovider > "$work/$(basename "$1").log" 2>&1
+    timeout -k 5 130 "$python" -m pytest --nbval "$1" -rP -p no:cacheprovider > "$work/$(basename "$1").log" 2>&1
     echo $? > "$work/$(basename "$1").status"
 }
 for notebook in book/*.ipynb; do chapter "$notebook" & done
@@ -39,12 +39,12 @@ cat "$work"/*.log > "$folder/chapters.log"
 echo "chapters: $((SECONDS - began)) s"
 
 began=$SECONDS
-timeout -k 5 60 "$python" -m pytest tests/test_gpu.py -p no:cacheprovider 2>&1 | tee "$folder/tests.log" | tail -n 3
+timeout -k 5 45 "$python" -m pytest tests/test_gpu.py -p no:cacheprovider 2>&1 | tee "$folder/tests.log" | tail -n 3
 [ "${PIPESTATUS[0]}" -eq 0 ] || worst=1
 echo "tests: $((SECONDS - began)) s"
 
 began=$SECONDS
-timeout -k 5 150 "$python" -m bench.gpu --output "$folder/gpu.json" --seconds 110 2>&1 | tee "$folder/bench.log"
+timeout -k 5 170 "$python" -m bench.gpu --output "$folder/gpu.json" --seconds 140 2>&1 | tee "$folder/bench.log"
 [ "${PIPESTATUS[0]}" -eq 0 ] || worst=1
 echo "bench: $((SECONDS - began)) s"
 exit $worst
