@@ -68,7 +68,7 @@ class Studio:
     encoders: Encoders
     folder: Path
     drawing: Drawing = field(default_factory=Drawing)
-    variants: Path = VARIANTS
+    variants: Path = field(default_factory=lambda: VARIANTS)  # a factory: pages would show the folder of the machine
     learned: Path = Path("book/results/learned")
     model: str = "toybox"
     progress: Progress = lambda items, what: items
