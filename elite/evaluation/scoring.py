@@ -37,6 +37,7 @@ CONVENTIONS: Mapping[str, str] = {
     "clip_t_scaled": "CLIP-T × 2.5 (CustomConcept101, after CLIPScore)",
     "identity": "DINO-I to all but the given one, from 0 (look-alikes) to 1 (the subject's own pictures)",
     "retrieval": "1 where it is nearer to the subject's own pictures than to every look-alike",
+    "class": "1 where the judge sees the subject's class",
     "scene": "1 where the judge sees the scene that the prompt names",
     "accessory": "1 where the judge sees what the prompt has the subject wear",
     "color": "1 where the judge sees the colour that the prompt asks for",
@@ -134,7 +135,9 @@ class SubjectScorer:
         seen = self.encoders.judge(pictures)
         wanted = [{**(facts := facts_of(prompt)), "color": facts.get("property")} for prompt in prompts]
         colors = set(_colors())
-        scores = {}
+        scores: dict[str, list[float | None]] = {}
+        if "class_name" in seen:
+            scores["class"] = [float(answer == self.subject.class_name) for answer in seen["class_name"]]
         for question in ("scene", "accessory", "color"):
             if question in seen:
                 asked = [facts.get(question) for facts in wanted]

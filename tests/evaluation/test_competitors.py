@@ -27,7 +27,8 @@ def pipe():
 
 def quick(name: str, pipe, **changes):
     found = competitor(name, pipe, replace(QUICK, **changes))
-    found._prior = lambda class_name: [picture(seed) for seed in range(50, 52)]  # not drawn: fifty steps each
+    # Not drawn: fifty steps each.
+    found._draw_prior = lambda class_name: [picture(50 + n) for n in range(found.settings.prior_pictures)]
     return found
 
 
@@ -159,9 +160,11 @@ def test_the_class_stands_beside_the_subject_with_its_weight(pipe, monkeypatch):
 
 def test_class_pictures_are_drawn_by_the_base_model(pipe):
     one = competitor("dreambooth", pipe, replace(QUICK, prior_pictures=3))
-    once, again = one._prior("to"), one._prior("to")
+    once, again = one._draw_prior("to"), one._draw_prior("to")
     assert len(once) == 3
     assert [each.tobytes() for each in once] == [each.tobytes() for each in again]
+    kept, seconds = one._prior("to")
+    assert one._prior("to") == (kept, seconds) and seconds > 0  # drawn once, but it counts for every subject
 
 
 @pytest.mark.parametrize("name", NAMES)

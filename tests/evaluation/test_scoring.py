@@ -74,7 +74,7 @@ def test_the_article_fits_the_noun():
 def test_a_judge_counts_where_the_prompt_says_what_should_be_seen(one):
     def judge(images):
         return {
-            "class_name": ["dog"] * 3,
+            "class_name": ["dog", "cat", "dog"],
             "scene": ["in the snow", "on the beach", "in the jungle"],
             "color": ["red"] * 3,
         }
@@ -82,6 +82,7 @@ def test_a_judge_counts_where_the_prompt_says_what_should_be_seen(one):
     found = SubjectScorer(one, encoders(judge=judge))(one.prompts, PICTURES)
     assert found["scene"] == [1.0, None, 0.0]
     assert found["color"] == [None, 1.0, None]
+    assert found["class"] == [1.0, 0.0, 1.0]
     assert "accessory" not in found  # this judge was not asked
 
 

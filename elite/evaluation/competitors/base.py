@@ -51,6 +51,7 @@ class Competitor(ABC):
         if pipeline.unet.dtype != torch.float32:
             raise ValueError(f"competitors are trained in float32, but the pipeline is in {pipeline.unet.dtype}.")
         self.pipeline, self.settings, self.progress = pipeline, settings, progress
+        self._priors: dict[str, tuple[list[Image], float]] = {}
 
     def learn(self, pictures: Sequence[Image], class_name: str, budget: int | None = None) -> Learned:
         """Learn a subject.
@@ -117,9 +118,17 @@ class Competitor(ABC):
         scale = vae.config.scaling_factor
         return torch.cat([one.mean for one in parts]) * scale, torch.cat([one.std for one in parts]) * scale
 
+    def _prior(self, class_name: str) -> tuple[list[Image], float]:
+        """Pictures of the class, drawn by the base model once, and the seconds that took."""
+        if class_name not in self._priors:
+            started = perf_counter()
+            drawn = self._draw_prior(class_name)
+            self._priors[class_name] = drawn, perf_counter() - started
+        return self._priors[class_name]
+
     @torch.no_grad()
-    def _prior(self, class_name: str) -> list[Image]:
-        """Pictures of the class, drawn by the base model, always the same ones."""
+    def _draw_prior(self, class_name: str) -> list[Image]:
+        """Always the same pictures of a class."""
         drawn: list[Image] = []
         while len(drawn) < self.settings.prior_pictures:
             count = min(PRIOR_BATCH, self.settings.prior_pictures - len(drawn))

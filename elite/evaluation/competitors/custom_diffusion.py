@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,11 +34,10 @@ class CustomDiffusion(Competitor):
     name = "custom-diffusion"
 
     def _stages(self, pictures: list[Image], class_name: str, steps: list[int]) -> Iterator[Learned]:
-        settings, started = self.settings, perf_counter()
+        settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
         scheduler = self.pipeline.scheduler
-        prior = self._prior(class_name) if settings.prior_pictures else []
-        preparation = perf_counter() - started
+        prior, preparation = self._prior(class_name)
         of_subject = Denoising(scheduler, self._moments(pictures), generator)
         of_class = Denoising(scheduler, self._moments(prior), generator) if prior else None
 

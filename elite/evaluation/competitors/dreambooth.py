@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,11 +32,10 @@ class _Booth(Competitor):
 
     def _losses(self, pictures: list[Image], class_name: str) -> tuple[Callable[..., Tensor], float]:
         """The loss of a step, as a function of UNet and text encoder, and the seconds its preparation took."""
-        started, settings = perf_counter(), self.settings
+        settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
         scheduler = self.pipeline.scheduler
-        prior = self._prior(class_name) if settings.prior_pictures else []
-        preparation = perf_counter() - started
+        prior, preparation = self._prior(class_name)
         of_subject = Denoising(scheduler, self._moments(pictures), generator)
         of_class = Denoising(scheduler, self._moments(prior), generator) if prior else None
         texts = [fill(PHOTO, noun) for noun in (self._noun(class_name), class_name)]

@@ -61,9 +61,9 @@ PAPER: Mapping[str, Settings] = MappingProxyType(
 # Chosen on subjects of the miniature that no table is measured on.
 MINIATURE: Mapping[str, Settings] = MappingProxyType(
     {
-        "textual-inversion": Settings(300, 5e-3, batch_size=4, weight_decay=0.0),
-        "dreambooth": Settings(150, 5e-5, batch_size=4, prior_pictures=16),
-        "dreambooth-lora": Settings(300, 1e-3, batch_size=4, train_text_encoder=False),
-        "custom-diffusion": Settings(300, 1e-3, batch_size=4, prior_pictures=16),
+        "textual-inversion": Settings(400, 2e-2, batch_size=4, weight_decay=0.0),
+        "dreambooth": Settings(150, 1e-4, batch_size=4, prior_pictures=8),
+        "dreambooth-lora": Settings(100, 2e-3, batch_size=4, train_text_encoder=False),
+        "custom-diffusion": Settings(100, 1e-3, batch_size=4, prior_pictures=8),
     }
 )
