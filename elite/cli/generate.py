@@ -35,7 +35,7 @@ def generate(
     concept: Annotated[Path | None, typer.Option(help="Concept file of `elite encode`, in place of --image.")] = None,
     model: Annotated[str, typer.Option(help="toybox, sd14, or a folder.")] = "toybox",
     adapter: Annotated[str | None, typer.Option(help="Adapter, or the authors' files; else the model's.")] = None,
-    fusion_weight: Annotated[float, typer.Option(help="λ: 0.8 suits a plain photo, 0.6 editing.")] = 0.8,
+    fusion_weight: Annotated[float, typer.Option(help="λ: 0.8 for a plain photo, 0.6 for editing.")] = 0.6,
     num_images: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 1,
     seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps; the paper takes 100.")] = 50,
@@ -50,7 +50,7 @@ def generate(
 
     Example:
 
-        elite generate --image dog.jpg --prompt "a S* in the snow" --fusion-weight 0.6 --output pictures
+        elite generate --image dog.jpg --mask dog-mask.png --prompt "a S* in the snow" --num-images 4 --output pictures
 
         elite generate --model sd14 --image dog.jpg --prompt "a photo of a S*" --steps 100 --output out
     """

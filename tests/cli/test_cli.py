@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import subprocess
 import sys
@@ -16,9 +15,7 @@ from typer.testing import CliRunner
 
 from elite.cli import app
 from elite.cli.generate import Sampler, use_sampler
-from elite.cli.generate import generate as draw
 from elite.concept import Concept
-from elite.pipeline import ElitePipeline
 from tests.helpers import half_mask, picture, tiny_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,11 +190,6 @@ def test_every_sampler_draws_on_the_models_own_schedule(fresh, concept, sampler)
     drawn = fresh("a S*", concept=concept, num_inference_steps=3, output_type="latent",
                   generator=torch.Generator().manual_seed(0)).images  # fmt: skip
     assert drawn.isfinite().all()
-
-
-def test_the_fusion_weight_has_one_default():
-    command, pipeline = (inspect.signature(call).parameters["fusion_weight"] for call in (draw, ElitePipeline.__call__))
-    assert command.default == pipeline.default == 0.8
 
 
 def test_steps_below_one_are_refused(model, tmp_path):
