@@ -125,7 +125,8 @@ def plain_twin(pipe: ElitePipeline) -> StableDiffusionPipeline:
     pipe.adapter.detach()
     unet = copy.deepcopy(pipe.unet)
     pipe.adapter.attach(pipe.unet)
-    twin = StableDiffusionPipeline(**{**pipe.components, "unet": unet}, requires_safety_checker=False)
+    parts = {name: part for name, part in pipe.components.items() if name != "adapter"}
+    twin = StableDiffusionPipeline(**{**parts, "unet": unet}, requires_safety_checker=False)
     twin.set_progress_bar_config(disable=True)
     return twin
 

@@ -15,7 +15,6 @@ from .concept import Concept
 from .features import clip_features, patch_grid, patch_mask, preprocess
 from .io.images import apply_mask, read_image, read_mask
 from .io.tensors import check_finite
-from .mapping import GlobalMapper, LocalMapper
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +33,7 @@ def encode_pictures(
     """Encode several pictures in one batch, one concept each.
 
     Args:
-        adapter: its mappers are used.
+        adapter: its mappers are used, where the encoder computes.
         image_encoder: the CLIP image encoder they read.
         images: paths or pictures; the subject should fill most of each.
         masks: one for each picture, white on the subject; None takes the whole picture.
@@ -63,12 +62,11 @@ def encode_pictures(
         part = whole  # both branches read the same pixels: one pass of the encoder is enough
     else:
         part = clip_features(image_encoder, preprocess(masked, side).to(device, dtype), layers)
-    words = _run(adapter.global_mapper, whole)  # (B, N, d)
-    patches = _run(adapter.local_mapper, part, on_grid)  # (B, p², d)
+    words, patches = adapter(whole, part, on_grid.to(device))  # (B, N, d), (B, p², d)
     check_finite({"words": words, "patch_embeddings": patches}, "the encoded picture")
 
     made = {
-        "encoder": adapter.encoder_id(image_encoder),
+        **adapter.made_by(image_encoder),
         "layers": list(layers),
         "mask_mode": mask_mode,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
@@ -81,14 +79,6 @@ def encode_pictures(
         )
         for i in range(len(pictures))
     ]
-
-
-def _run(mapper: GlobalMapper | LocalMapper, features: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
-    """Run a mapper where the features are, in its own type (training may keep it in float32)."""
-    mapper.to(features[0].device)
-    dtype = next(mapper.parameters()).dtype
-    inputs = tuple(feature.to(dtype) for feature in features)
-    return mapper(inputs) if mask is None else mapper(inputs, mask.to(features[0].device))
 
 
 def _mask_on_grid(mask: Image | None, side: int, grid: int, mode: str) -> Tensor:

@@ -37,7 +37,7 @@ def provenance(model: str, pipeline: StableDiffusionPipeline) -> dict[str, Any]:
     Returns:
         "model", "revisions" where it came from the Hub, and "weights": a digest of each part, the adapter among them.
     """
-    adapter = getattr(pipeline, "_adapter", None)
+    adapter = getattr(pipeline, "adapter", None)
     removed = remove_processors(pipeline.unet)  # they would count among the UNet's weights
     try:
         parts = {name: getattr(pipeline, name, None) for name in PARTS}

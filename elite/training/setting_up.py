@@ -136,7 +136,7 @@ def load_model(config: TrainingConfig, pipeline: ElitePipeline | None = None) ->
     from elite.backbones import load_pipeline
 
     if pipeline is not None:
-        _ = pipeline.adapter  # says what to do when there is none
+        pipeline.needed_adapter()  # says what to do when there is none
         return pipeline
     if config.adapter == "own":
         return load_pipeline(config.model, dtype=torch.float32)

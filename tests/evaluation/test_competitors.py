@@ -197,7 +197,7 @@ def test_bad_input_is_one_sentence(pipe, tmp_path):
     generate(pipe, "the photo")
     pipe.adapter.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not hold what a competitor has learnt"):
-        Learned.load(tmp_path / "elite_adapter.safetensors")
+        Learned.load(tmp_path / "diffusion_pytorch_model.safetensors")
     learned = one.learn(PICTURES, "to", 1)
     with pytest.raises(ValueError, match="which this model does not have"):
         latents(quick("custom-diffusion", pipe), replace(learned, tensors={"unet.x": torch.ones(2)}))

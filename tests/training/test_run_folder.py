@@ -53,7 +53,7 @@ def test_what_a_killed_process_was_writing_is_removed(tiny, tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", whole.name]
 
 
-@pytest.mark.parametrize("name", ["training.safetensors", "adapter/elite_adapter.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["training.safetensors", "adapter/diffusion_pytorch_model.safetensors", "state.json"])
 def test_a_checkpoint_cut_in_half_is_passed_over_with_a_word(tiny, tmp_path, name):
     write(tmp_path, tiny.adapter, 1)
     path = write(tmp_path, tiny.adapter, 2) / name
