@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
@@ -28,12 +28,16 @@ from .io.tensors import check_finite, check_names_and_shapes, read_safetensors
 from .mapping import GlobalMapper, LocalMapper
 from .prompts import PLACEHOLDER
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPVisionModelWithProjection
+
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = SAFETENSORS_WEIGHTS_NAME
 OLD_WEIGHTS_NAME = "elite_adapter.safetensors"  # of adapters saved by 0.1
 _HUB = ("token", "cache_dir", "local_files_only")
 # what the values of a configuration must be
-_KINDS = {
+_KINDS: dict[str, Any] = {
     "input_dim": int,
     "output_dim": int,
     "layers": (list, tuple),
@@ -127,7 +131,7 @@ class EliteAdapter(ModelMixin, ConfigMixin):
         mlps = {"hidden_dim": hidden_dim}
         self.global_mapper = GlobalMapper(input_dim, output_dim, len(layers), output_scale=output_scale, **mlps)
         self.local_mapper = LocalMapper(input_dim, output_dim, len(layers), output_scale=local_output_scale, **mlps)
-        self.processors = nn.ModuleDict(
+        self.processors: Any = nn.ModuleDict(
             {key: EliteAttnProcessor(output_dim, inner) for key, inner in attention.items()}
         )
         self._unet: weakref.ref[nn.Module] | None = None
@@ -168,9 +172,9 @@ class EliteAdapter(ModelMixin, ConfigMixin):
     @classmethod
     def for_models(
         cls,
-        unet: nn.Module,
-        text_encoder: nn.Module,
-        image_encoder: nn.Module,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        image_encoder: CLIPVisionModelWithProjection,
         layers: Sequence[int] | None = None,
         num_words: int | None = None,
         hidden_dim: int = 1024,
@@ -234,7 +238,7 @@ class EliteAdapter(ModelMixin, ConfigMixin):
         """Move or cast it, as any module: diffusers would warn of layers that must stay in float32, and it has none."""
         return nn.Module.to(self, *args, **kwargs)
 
-    def attach(self, unet: nn.Module) -> EliteAdapter:
+    def attach(self, unet: UNet2DConditionModel) -> EliteAdapter:
         """Install the processors in a UNet, moved to its device and type; without conditioning nothing changes.
 
         Returns:
