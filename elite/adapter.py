@@ -29,6 +29,7 @@ from .mapping import GlobalMapper, LocalMapper
 from .prompts import PLACEHOLDER
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 CONFIG_NAME = "config.json"
@@ -129,7 +130,7 @@ class EliteAdapter(ModelMixin, ConfigMixin):
         mlps = {"hidden_dim": hidden_dim}
         self.global_mapper = GlobalMapper(input_dim, output_dim, len(layers), output_scale=output_scale, **mlps)
         self.local_mapper = LocalMapper(input_dim, output_dim, len(layers), output_scale=local_output_scale, **mlps)
-        self.processors = nn.ModuleDict(
+        self.processors: Any = nn.ModuleDict(
             {key: EliteAttnProcessor(output_dim, inner) for key, inner in attention.items()}
         )
         self._unet: weakref.ref[nn.Module] | None = None
@@ -170,7 +171,7 @@ class EliteAdapter(ModelMixin, ConfigMixin):
     @classmethod
     def for_models(
         cls,
-        unet: nn.Module,
+        unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
         image_encoder: CLIPVisionModelWithProjection,
         layers: Sequence[int] | None = None,
@@ -236,7 +237,7 @@ class EliteAdapter(ModelMixin, ConfigMixin):
         """Move or cast it, as any module: diffusers would warn of layers that must stay in float32, and it has none."""
         return nn.Module.to(self, *args, **kwargs)
 
-    def attach(self, unet: nn.Module) -> EliteAdapter:
+    def attach(self, unet: UNet2DConditionModel) -> EliteAdapter:
         """Install the processors in a UNet, moved to its device and type; without conditioning nothing changes.
 
         Returns:

@@ -52,15 +52,20 @@ def places(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, int, int]]]:
     draw = random.Random(f"check:{stored['name']}")
     rows = [label for label, row in stored["rows"].items() if row["redrawn"] is None or row["redrawn"]]
     order = draw.sample(rows, len(rows))
-    found = []
-    for number in range(REDRAWN):
-        label = order[number % len(order)]
+    every: dict[str, list[tuple[int, int, int]]] = {}
+    for label in order:
         row = stored["rows"][label]
         scores = row["scores"]["clip_i"]
-        subject = draw.choice(row["redrawn"] or range(len(scores)))
-        prompt = draw.randrange(len(scores[subject]))
-        found.append((label, (subject, prompt, draw.randrange(len(scores[subject][prompt])))))
-    return found
+        every[label] = [
+            (subject, prompt, picture)
+            for subject in row["redrawn"] or range(len(scores))
+            for prompt, pictures in enumerate(scores[subject])
+            for picture in range(len(pictures))
+        ]
+        draw.shuffle(every[label])
+    # The first of each row, then the second of each, …
+    turns = [(label, every[label][turn]) for turn in range(REDRAWN) for label in order if turn < len(every[label])]
+    return turns[:REDRAWN]
 
 
 def _check_same(stored: Mapping[str, Any], studio: Studio) -> None:

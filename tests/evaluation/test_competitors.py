@@ -151,7 +151,7 @@ def test_the_class_stands_beside_the_subject_with_its_weight(pipe, monkeypatch):
     monkeypatch.setattr(dreambooth, "Denoising", Counted)
     one = quick("dreambooth", pipe, prior_weight=0.5)
     loss, _ = one._losses(PICTURES, "to")
-    assert float(loss(pipe.unet, pipe.text_encoder)) == 10 + 0.5 * 100
+    assert loss(pipe.unet, pipe.text_encoder).item() == 10 + 0.5 * 100
     assert [(count, batch) for count, _, batch in seen] == [(1, 2), (2, 2)]
     for (_, text, _), prompt in zip(seen, ("a photo of a sks to", "a photo of a to"), strict=True):
         ids = tokenize(pipe.tokenizer, prompt, require_placeholder=False)

@@ -72,7 +72,10 @@ def quick(monkeypatch):
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_stored_table_passes_its_check(home, stored, quick, name):
     lines = check(results.read(stored[name]), studio(home, folder=home / "nowhere"))
-    assert len(lines) == 8 and all("off" in line for line in lines)
+    value = results.read(stored[name])
+    there = sum(len(pictures) for row in value["rows"].values() for prompts in row["scores"]["clip_i"]
+                for pictures in prompts)  # fmt: skip
+    assert len(lines) == len(set(lines)) == min(8, there) and all("off" in line for line in lines)
     assert not (home / "nowhere").exists()  # checking draws in memory
 
 
