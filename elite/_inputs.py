@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FUSION_WEIGHT = 0.8  # λ where none is given: the paper's for "a photo of a S*"; 0.6 for editing
-
 
 def check_prompts(prompt: Any) -> list[str]:
     """The prompts of a call with a concept, as a list.

@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
@@ -37,16 +37,16 @@ WEIGHTS_NAME = SAFETENSORS_WEIGHTS_NAME
 OLD_WEIGHTS_NAME = "elite_adapter.safetensors"  # of adapters saved by 0.1
 _HUB = ("token", "cache_dir", "local_files_only")
 # what the values of a configuration must be
-_KINDS: dict[str, Any] = {
-    "input_dim": int,
-    "output_dim": int,
+_KINDS: dict[str, tuple[type, ...]] = {
+    "input_dim": (int,),
+    "output_dim": (int,),
     "layers": (list, tuple),
-    "attention": dict,
-    "hidden_dim": int,
-    "output_scale": (int, float),
-    "local_output_scale": (int, float),
-    "placeholder": str,
-    "image_encoder": str,
+    "attention": (dict,),
+    "hidden_dim": (int,),
+    "output_scale": (float, int),
+    "local_output_scale": (float, int),
+    "placeholder": (str,),
+    "image_encoder": (str,),
 }
 
 _NEEDED = {"input_dim", "output_dim", "layers", "attention"}
@@ -74,10 +74,9 @@ def check_config(config: Mapping[str, Any], source: str | Path = "the configurat
     """
     if not is_adapter_config(config):
         raise ValueError(f"{source} is not the configuration of an ELITE adapter.")
-    for name, kind in _KINDS.items():
-        if name in config and not isinstance(config[name], kind):
-            expected = kind if isinstance(kind, type) else kind[-1 if float in kind else 0]
-            raise ValueError(f"{source} has {name} = {config[name]!r}, expected a value of type {expected.__name__}.")
+    for name, kinds in _KINDS.items():
+        if name in config and not isinstance(config[name], kinds):
+            raise ValueError(f"{source} has {name} = {config[name]!r}, expected a value of type {kinds[0].__name__}.")
     for name, items in (("layers", config["layers"]), ("attention", config["attention"].values())):
         odd = [item for item in items if type(item) is not int]
         if odd:
@@ -231,7 +230,7 @@ class EliteAdapter(ModelMixin, ConfigMixin):
         if generator is not None:
             _draw(adapter, generator)
         for name, attn in attention.items():
-            adapter.processors[layer_key(name)].copy_base_weights(attn)
+            adapter.processor(name).copy_base_weights(attn)
         return adapter.to(dtype=example.dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -255,12 +254,12 @@ class EliteAdapter(ModelMixin, ConfigMixin):
                 "it was made for another base model."
             )
         for name, attn in layers.items():
-            if _is_copy(attn.processor, self.processors[layer_key(name)]):  # it came with a copy of a UNet
+            if _is_copy(attn.processor, self.processor(name)):  # it came with a copy of a UNet
                 attn.set_processor(attn.processor.base)
-        install_processors(unet, {name: self.processors[layer_key(name)] for name in layers})
+        install_processors(unet, {name: self.processor(name) for name in layers})
         for name, attn in layers.items():
             weight = base_layer(attn.to_k).weight
-            self.processors[layer_key(name)].to(weight.device, weight.dtype)
+            self.processor(name).to(weight.device, weight.dtype)
         self._unet = weakref.ref(unet)
         return self
 
@@ -278,15 +277,19 @@ class EliteAdapter(ModelMixin, ConfigMixin):
         self._unet = None
         return self
 
+    def processor(self, name: str) -> EliteAttnProcessor:
+        """The processor of one cross attention layer, by the layer's name."""
+        return cast("EliteAttnProcessor", self.processors[layer_key(name)])
+
     def global_parameters(self) -> list[nn.Parameter]:
         """What the global stage trains: M^g and K^g, V^g of every layer."""
-        own = [layer for p in self.processors.values() for layer in (p.to_k_global, p.to_v_global)]
-        return [*self.global_mapper.parameters(), *(layer.weight for layer in own)]
+        own = [layer for p in map(self.processor, self.processors) for layer in (p.to_k_global, p.to_v_global)]
+        return [*self.global_mapper.parameters(), *(weight for layer in own for weight in layer.parameters())]
 
     def local_parameters(self) -> list[nn.Parameter]:
         """What the local stage trains: M^l and K^l, V^l of every layer."""
-        own = [layer for p in self.processors.values() for layer in (p.to_k_local, p.to_v_local)]
-        return [*self.local_mapper.parameters(), *(layer.weight for layer in own)]
+        own = [layer for p in map(self.processor, self.processors) for layer in (p.to_k_local, p.to_v_local)]
+        return [*self.local_mapper.parameters(), *(weight for layer in own for weight in layer.parameters())]
 
     def made_by(self, image_encoder: nn.Module) -> dict[str, str]:
         """What a concept notes of its makers, to be told from those of others; empty texts where it is not known.

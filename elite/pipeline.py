@@ -14,6 +14,7 @@ from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_la
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from ._defaults import FUSION_WEIGHT
 from ._diffusers import (
     AutoencoderKL,
     CLIPImageProcessor,
@@ -26,7 +27,7 @@ from ._diffusers import (
     StableDiffusionSafetyChecker,
     UNet2DConditionModel,
 )
-from ._inputs import FUSION_WEIGHT, check_numbers, check_prompts, fusion_weights
+from ._inputs import check_numbers, check_prompts, fusion_weights
 from .adapter import EliteAdapter
 from .attention import (
     Conditioning,

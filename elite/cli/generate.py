@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from elite._defaults import FUSION_WEIGHT
+
 from .common import Precision, check_writable, load_model, one_sentence
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def generate(
     concept: Annotated[Path | None, typer.Option(help="Concept file of `elite encode`, in place of --image.")] = None,
     model: Annotated[str, typer.Option(help="toybox, sd14, or a folder.")] = "toybox",
     adapter: Annotated[str | None, typer.Option(help="Adapter, or the authors' files; else the model's.")] = None,
-    fusion_weight: Annotated[float, typer.Option(help="λ: 0.8 for a plain photo, 0.6 for editing.")] = 0.6,
+    fusion_weight: Annotated[float, typer.Option(help="λ: 0.8 for a plain photo, 0.6 for editing.")] = FUSION_WEIGHT,
     num_images: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 1,
     seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps; the paper takes 100.")] = 50,
@@ -50,7 +52,7 @@ def generate(
 
     Example:
 
-        elite generate --image dog.jpg --mask dog-mask.png --prompt "a S* in the snow" --num-images 4 --output pictures
+        elite generate --image dog.jpg --mask dog-mask.png --prompt "a S* in the snow" --fusion-weight 0.6 --output out
 
         elite generate --model sd14 --image dog.jpg --prompt "a photo of a S*" --steps 100 --output out
     """

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from elite.data.layout import files_in
 from elite.data.samples import GlobalSamples, LocalSamples, Samples
+from elite.io.content_id import content_hash
 from elite.io.files import cache_folder
 from elite.training.row_cache import Progress, RowCache
 from elite.training.steps import CLASS_WORD, StageModule
@@ -65,7 +66,7 @@ class StageCache:
             "version": VERSION,
             "kind": kind,
             "stage": self.module.stage,
-            "weights": _weights_hash(parts),
+            "weights": [content_hash(part.state_dict()) for part in parts],
             "settings": settings,
             "dtype": str(self.dtype),
             "sizes": [chosen.resolution, chosen.clip_size, chosen.cell, chosen.crop],
@@ -127,16 +128,6 @@ class StageCache:
 
     def _words(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"words": self.module.words_of(self.module.features(batch["pixel_values_clip"]))}
-
-
-def _weights_hash(parts: Sequence[torch.nn.Module]) -> str:
-    """A hash of every bit of the weights; the sign fingerprint of `elite.io` does not see small changes."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for name, tensor in part.state_dict().items():
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:20]
 
 
 def _still(samples: Samples) -> Samples:
