@@ -24,5 +24,5 @@ class IdentityEncoder(nn.Module):
         return cls(network).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Unit features (B, 128) of images (B, 3, 64, 64) in [-1, 1]; their dot product is the likeness."""
+        """Unit features (B, 128) of images (B, 3, 128, 128) in [-1, 1]; their dot product is the likeness."""
         return F.normalize(self.network(images).last_hidden_state[:, 0], dim=-1)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from .captions import FACTS, caption_is_true, write_caption
 from .colors import COLORS
-from .picture import PROPERTIES, Picture, draw_subject, render
+from .picture import IMAGE_SIZE, PROPERTIES, Picture, draw_subject, render
 from .scenes import SCENES
-from .splits import EVALUATION_SUBJECTS, HELD_OUT_PAIRS, SPLITS, sample_picture, sample_pictures
+from .splits import EVALUATION_SUBJECTS, HELD_OUT_PAIRS, SELECTION_SUBJECTS, SPLITS, sample_picture, sample_pictures
 from .subject import CLASSES, LIVE, PATTERNS, V0_CLASSES, Subject
 from .wearables import ACCESSORIES
 
@@ -20,10 +20,12 @@ __all__ = [
     "EVALUATION_SUBJECTS",
     "FACTS",
     "HELD_OUT_PAIRS",
+    "IMAGE_SIZE",
     "LIVE",
     "PATTERNS",
     "PROPERTIES",
     "SCENES",
+    "SELECTION_SUBJECTS",
     "SPLITS",
     "V0_CLASSES",
     "Picture",

@@ -30,7 +30,7 @@ def dog(pen: Pen, p: Sequence[float]) -> Anchors:
     pen.oval("accent", 0.5 - head, 0.42, 0.075, length)
     pen.oval("accent", 0.5 + head, 0.42, 0.075, length)
     pen.oval("accent", 0.5, 0.485, 0.1, 0.075)
-    pen.oval("dark", 0.5, 0.455, 0.04, 0.028)
+    pen.oval("dark", 0.5, 0.455, 0.045, 0.03)
     return _seated(head)
 
 
@@ -152,7 +152,7 @@ def elephant(pen: Pen, p: Sequence[float]) -> Anchors:
     _sitting(pen, p, 0.2)
     end = 0.1 + 0.12 * p[4]
     pen.line("accent", (0.5, 0.46), (0.5, 0.62), (0.5 + end, 0.7), width=0.1)
-    pen.line("dark", (0.47, 0.54), (0.53, 0.54), width=0.018)
+    pen.line("dark", (0.46, 0.54), (0.54, 0.54), width=0.026)
     return Anchors((0.42, 0.58, 0.36), (0.5, 0.23, 0.18), (0.66, 0.87), (0.5, 0.6, 0.18))
 
 
@@ -165,7 +165,7 @@ def pig(pen: Pen, p: Sequence[float]) -> Anchors:
         pen.poly("accent", (0.5 + side * head, 0.24), (0.5 + side * (head + 0.04), 0.42), (0.5 + side * 0.08, 0.25))
     pen.oval("accent", 0.5, 0.47, 0.11 + 0.02 * p[3], 0.085)
     for side in (-1, 1):
-        pen.oval("dark", 0.5 + side * 0.045, 0.47, 0.022, 0.035)
+        pen.oval("dark", 0.5 + side * 0.045, 0.47, 0.024, 0.035)
     return _seated(head)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # What a caption can say of a picture; None says nothing.
-FACTS = ("class_name", "scene", "accessory", "property", "color")
+FACTS = ("class_name", "scene", "accessory", "property", "color", "pattern")
 
 
 def article(noun: str) -> str:
@@ -14,14 +14,16 @@ def article(noun: str) -> str:
 
 
 def write_caption(template: str, said: Mapping[str, str | None]) -> str:
-    """A caption in the order of the paper's prompts: template, property or colour, class, accessory, scene.
+    """A caption in the order of the paper's prompts: template, adjectives, class, accessory, scene.
+
+    A property stands alone, as in the paper's prompts; otherwise the pattern comes before the colour.
 
     Args:
         template: "{}" for the bare noun with its article, or one of the paper's training templates.
         said: what to say, by `FACTS`; None or absent says nothing.
     """
-    adjective = said.get("property") or said.get("color")
-    noun = f"{adjective} {said['class_name']}" if adjective else str(said["class_name"])
+    adjectives = (said.get("property"),) if said.get("property") else (said.get("pattern"), said.get("color"))
+    noun = " ".join(word for word in (*adjectives, said["class_name"]) if word)
     if template == "{}":
         words = article(noun)
     elif template.endswith("a {}") and noun[0] in "aeiou":

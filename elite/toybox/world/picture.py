@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
+from scipy.ndimage import minimum_filter
 
 from .animals import ANIMALS
 from .captions import FACTS, write_caption
@@ -19,7 +20,9 @@ from .wearables import wear
 
 PROPERTIES = ("red", "purple", "shiny", "wet", "cube shaped")
 BODIES = ANIMALS | THINGS
-_DETAIL = 3  # drawn three times as large and brought down: soft edges
+IMAGE_SIZE = 128  # pixels
+RIM = 42  # the outline's width goes this often into the side of a subject
+_DETAIL = 2  # drawn twice as large and brought down: soft edges
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class Picture:
         mask: mode L, 255 on the subject and what it wears.
         box: left, top, right, bottom of the subject, fractions of the picture.
         caption: a true caption.
-        class_name, scene, accessory, property, color: what it shows; None where there is nothing to name.
+        class_name, scene, accessory, property, color, pattern: what it shows; None where there is nothing to name.
         subject: who it is.
     """
 
@@ -44,6 +47,7 @@ class Picture:
     accessory: str | None
     property: str | None
     color: str | None
+    pattern: str | None
     subject: Subject
 
     def facts(self) -> dict[str, str | None]:
@@ -58,9 +62,10 @@ def render(
     property: str | None = None,
     seed: int = 0,
     close_up: bool = False,
-    size: int = 64,
+    size: int = IMAGE_SIZE,
     template: str = "{}",
     say_color: bool = False,
+    say_pattern: bool = False,
 ) -> Picture:
     """Draw a subject in a scene; the same arguments give the same bytes.
 
@@ -74,6 +79,7 @@ def render(
         size: side of the picture in pixels.
         template: what the caption is put in.
         say_color: whether the caption names the subject's colour, where it has a name.
+        say_pattern: whether it names the subject's pattern, where it has one.
 
     Returns:
         The picture.
@@ -107,12 +113,14 @@ def render(
     image = background.resize((size, size), Image.Resampling.LANCZOS)
     small = mask.resize((size, size), Image.Resampling.BOX).point(lambda value: 255 if value > 127 else 0)
     x0, y0, x1, y1 = small.getbbox()
+    pattern = None if subject.pattern == "plain" else subject.pattern
     said = {
         "class_name": subject.class_name,
         "scene": scene,
         "accessory": accessory,
         "property": property,
         "color": color if say_color and property is None else None,
+        "pattern": pattern if say_pattern and property is None else None,
     }
     return Picture(
         image=image,
@@ -124,6 +132,7 @@ def render(
         accessory=accessory,
         property=property,
         color=color,
+        pattern=pattern,
         subject=subject,
     )
 
@@ -149,10 +158,8 @@ def draw_subject(
     whole = layers["body"] | layers["accent"] | layers["dark"]
     light = np.linspace(1.1, 0.84, side, dtype=np.float32)[:, None, None]
     pixels = np.clip(pixels * light, 0, 255)
-    rim = whole & ~np.asarray(
-        Image.fromarray(whole).convert("L").filter(ImageFilter.MinFilter(_odd(side / 44)))
-    ).astype(bool)
-    pixels[rim] *= 0.55  # a darker outline parts the subject from any scene
+    inner = minimum_filter(whole, 2 * max(1, round(side / RIM)) + 1, mode="constant")
+    pixels[whole & ~inner] *= 0.55  # a darker outline parts the subject from any scene
     pixels[layers["dark"]] = (44, 36, 44)
     if property == "wet":
         pixels *= 0.72
@@ -169,10 +176,6 @@ def draw_subject(
     return image, name_of(first)
 
 
-def _odd(value: float) -> int:
-    return max(3, 2 * round(value / 2) + 1)
-
-
 def _body_pixels(subject: Subject, first: RGB, side: int) -> np.ndarray:
     """The coat: main colour and pattern over the whole square, (side, side, 3) float32."""
     pixels = np.empty((side, side, 3), np.float32)
@@ -181,21 +184,22 @@ def _body_pixels(subject: Subject, first: RGB, side: int) -> np.ndarray:
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     scale = subject.pattern_scale
     if subject.pattern == "spotted":
-        radius = 0.05 + 0.04 * scale
-        step = radius * 3.1
+        radius = 0.055 + 0.03 * scale
+        step = radius * 3.2
         dx, dy = rng.random() * step, rng.random() * step
         row = np.floor((y + dy) / step)
         u = np.mod(x + dx + 0.5 * step * np.mod(row, 2), step) - step / 2
         v = np.mod(y + dy, step) - step / 2
         pixels[u * u + v * v < radius * radius] = subject.second
     elif subject.pattern == "striped":
-        angle, width = rng.uniform(0, np.pi), 0.13 + 0.12 * scale
+        angle, width = rng.uniform(0, np.pi), 0.19 + 0.1 * scale
         along = x * np.cos(angle) + y * np.sin(angle) + rng.random()
-        pixels[np.mod(along, width) < width * 0.45] = subject.second
+        pixels[np.mod(along, width) < width * 0.48] = subject.second
     elif subject.pattern == "patched":
-        cx, cy = rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.85)
-        radius = 0.17 + 0.1 * scale
-        pixels[(x - cx) ** 2 + (y - cy) ** 2 < radius * radius] = subject.second
+        radius = 0.15 + 0.07 * scale
+        for low in (0.3, 0.5, 0.7):  # one near the head, one in the middle, one below: no body hides all three
+            cx, cy = rng.uniform(0.25, 0.75), low + rng.uniform(-0.06, 0.12)
+            pixels[(x - cx) ** 2 + (y - cy) ** 2 < radius * radius] = subject.second
     return pixels
 
 
@@ -254,7 +258,7 @@ def _eyes(image: Image.Image, at: Anchors) -> None:
         for radius, dx, dy, fill in (
             (at.eye, 0.0, 0.0, (255, 255, 255, 255)),
             (at.eye * 0.58, 0.0, 0.012, (26, 24, 32, 255)),
-            (at.eye * 0.2, -0.01, 0.0, (255, 255, 255, 255)),
+            (at.eye * 0.25, -0.01, 0.0, (255, 255, 255, 255)),
         ):
             cx, cy, r = side * (x + dx), side * (y + dy), side * radius
             draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=fill)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from .picture import PROPERTIES, Picture, render
+from .picture import IMAGE_SIZE, PROPERTIES, Picture, render
 from .scenes import SCENES
 from .subject import CLASSES, V0_CLASSES, Subject
 from .wearables import ACCESSORIES
@@ -18,13 +18,17 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
 # Twenty subjects that no training picture shows; the first twelve are one of each class of `V0_CLASSES`.
 _HELD_OUT_CLASSES = (*V0_CLASSES, *(name for name in CLASSES if name not in V0_CLASSES))[:20]
 EVALUATION_SUBJECTS: tuple[Subject, ...] = tuple(
-    Subject.sample(f"evaluation:{number}", name) for number, name in enumerate(_HELD_OUT_CLASSES)
+    Subject.sample(f"test:{number}", name) for number, name in enumerate(_HELD_OUT_CLASSES)
+)
+# Forty more, for curves and for choosing settings: what is chosen is never chosen with a look at the twenty above.
+SELECTION_SUBJECTS: tuple[Subject, ...] = tuple(
+    Subject.sample(f"selection:{number}", CLASSES[(7 * number) % len(CLASSES)]) for number in range(40)
 )
 SPLITS = ("train", "validation")
 _CAPTION_TEMPLATES = ("{}", "{}", "a photo of a {}", "a rendering of a {}", "a photo of the {}")
 
 
-def sample_picture(seed: int, split: str = "train", classes: Sequence[str] | None = None, size: int = 64) -> Picture:
+def sample_picture(seed: int, split: str = "train", classes: Sequence[str] | None = None, size: int = IMAGE_SIZE) -> Picture:
     """Draw a picture; the same seed and split give the same one.
 
     Args:
@@ -61,6 +65,7 @@ def sample_picture(seed: int, split: str = "train", classes: Sequence[str] | Non
         size=size,
         template=rng.choice(_CAPTION_TEMPLATES),
         say_color=rng.random() < 0.5,
+        say_pattern=rng.random() < 0.5,
     )
 
 

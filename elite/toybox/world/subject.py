@@ -52,8 +52,8 @@ class Subject:
         rng = random.Random(f"subject:{seed}")
         drawn = rng.choice(CLASSES)
         first, second = vivid(rng), vivid(rng)
-        while sum(abs(a - b) for a, b in zip(first, second, strict=True)) < 150:
-            second = vivid(rng)  # two colours that are told apart at 64 pixels
+        while sum(abs(a - b) for a, b in zip(first, second, strict=True)) < 220:
+            second = vivid(rng)  # two colours that nobody takes for one
         return cls(
             class_name=class_name or drawn,
             first=first,

@@ -92,7 +92,7 @@ def backpack(pen: Pen, p: Sequence[float]) -> Anchors:
         pen.oval("accent", 0.5 + side * 0.3, 0.66, 0.08 + 0.02 * p[3], 0.18)
     pen.box("body", 0.23, 0.18, 0.77, 0.92, 0.2)
     pen.box("accent", 0.3, 0.62 - 0.03 * p[0], 0.7, 0.86, 0.06)
-    pen.line("dark", (0.36, 0.67), (0.64, 0.67), width=0.02)
+    pen.line("dark", (0.36, 0.67), (0.64, 0.67), width=0.028)
     return Anchors((0.41, 0.59, 0.42), (0.5, 0.2, 0.19), (0.54, 0.9), (0.5, 0.56, 0.24))
 
 
@@ -134,7 +134,7 @@ def house(pen: Pen, p: Sequence[float]) -> Anchors:
 def candle(pen: Pen, p: Sequence[float]) -> Anchors:
     """A column with a flame on a dish."""
     pen.oval("accent", 0.5, 0.9, 0.3 + 0.04 * p[0], 0.07)
-    pen.line("dark", (0.5, 0.34), (0.5, 0.26), width=0.02)
+    pen.line("dark", (0.5, 0.34), (0.5, 0.26), width=0.028)
     pen.oval("accent", 0.5, 0.2, 0.07, 0.09)
     pen.poly("accent", (0.44, 0.17), (0.5, 0.03), (0.56, 0.17))
     pen.box("body", 0.36 - 0.04 * p[1], 0.34, 0.64 + 0.04 * p[1], 0.88, 0.04)

@@ -80,8 +80,8 @@ def santa_hat(w: Wardrobe) -> None:
 def rainbow_scarf(w: Wardrobe) -> None:
     x, y, r = w.at.neck
     for number, name in enumerate(("red", "orange", "yellow", "green", "blue", "purple")):
-        w.box(x - 1.15 * r, y + 0.026 * number, x + 1.15 * r, y + 0.026 * (number + 1), COLORS[name], 0.0)
-        w.box(x + 0.4 * r, y + 0.13 + 0.026 * number, x + 0.95 * r, y + 0.13 + 0.026 * (number + 1), COLORS[name], 0.0)
+        w.box(x - 1.15 * r, y + 0.028 * number, x + 1.15 * r, y + 0.028 * (number + 1), COLORS[name], 0.0)
+        w.box(x + 0.4 * r, y + 0.14 + 0.028 * number, x + 0.95 * r, y + 0.14 + 0.028 * (number + 1), COLORS[name], 0.0)
 
 
 def top_hat(w: Wardrobe) -> None:
@@ -98,7 +98,7 @@ def chef(w: Wardrobe) -> None:
     for share in (0.3, 0.7):
         top, bottom = w.at.torso
         for side in (-0.05, 0.05):
-            w.oval(w.at.neck[0] + side, top + share * (bottom - top), 0.02, 0.02, (60, 60, 66))
+            w.oval(w.at.neck[0] + side, top + share * (bottom - top), 0.024, 0.024, (60, 60, 66))
     for side in (-0.55, 0, 0.55):
         w.oval(x + side * r, y - 0.75 * r, 0.55 * r, 0.5 * r, (250, 250, 248))
     w.box(x - 0.75 * r, y - 0.6 * r, x + 0.75 * r, y + 0.04, (238, 238, 236))

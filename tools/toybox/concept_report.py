@@ -22,7 +22,7 @@ from elite.toybox import load_identity_encoder, load_judge
 from elite.toybox.judge import Judge
 from elite.toybox.metrics import accuracy
 from elite.toybox.report_data import to_tensor
-from elite.toybox.sheets import save_sheet, sheet, to_pictures
+from tools.toybox.sheets import save_sheet, sheet, to_pictures
 from elite.toybox.world import EVALUATION_SUBJECTS, SCENES, Picture, Subject, render
 
 if TYPE_CHECKING:

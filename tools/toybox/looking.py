@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SHARE = 0.5  # of the attention that the noun should get on its subject: the rest is left to the other words
-WEIGHT = 0.1  # of this loss beside the squared error of the noise
 
 
 class WatchedAttnProcessor:
@@ -42,11 +41,15 @@ class WatchedAttnProcessor:
 
 
 def watch(unet: UNet2DConditionModel) -> list[WatchedAttnProcessor]:
-    """Give every cross attention layer a watched processor, and all others the explicit one; returns the watched."""
-    processors = {
-        name: WatchedAttnProcessor() if ".attn2." in name else AttnProcessor() for name in unet.attn_processors
-    }
-    unet.set_attn_processor(processors)  # it empties the dictionary it is given
+    """Give every cross attention layer a watched processor; returns them."""
+    fused = unet.attn_processors
+    explicit = next(unet.parameters()).device.type == "cpu"  # the fused backward pass is slow there in bfloat16
+    unet.set_attn_processor(
+        {
+            name: WatchedAttnProcessor() if ".attn2." in name else AttnProcessor() if explicit else processor
+            for name, processor in fused.items()
+        }
+    )
     return [processor for processor in unet.attn_processors.values() if isinstance(processor, WatchedAttnProcessor)]
 
 
@@ -62,13 +65,13 @@ def looking_loss(scores: Tensor, nouns: Tensor, masks: Tensor) -> Tensor:
         A scalar: the mean over heads and positions of the samples that count; 0 when none does.
     """
     told = nouns >= 0
-    if not bool(told.any()):
-        return scores.new_zeros((), dtype=torch.float32)
-    scores, nouns, masks = scores[told].float(), nouns[told], masks[told]
     side = int(scores.shape[2] ** 0.5)
     target = SHARE * F.adaptive_avg_pool2d(masks[:, None], side).flatten(1)  # (B, Q)
-    where = nouns.view(-1, 1, 1, 1).expand(*scores.shape[:3], 1)
+    where = nouns.clamp(min=0).view(-1, 1, 1, 1).expand(*scores.shape[:3], 1)
+    scores = scores.float()
     own = scores.gather(-1, where).squeeze(-1)  # (B, h, Q)
     others = scores.scatter(-1, where, float("-inf")).logsumexp(dim=-1)
     # The softmax of one against all others is the sigmoid of this difference.
-    return F.binary_cross_entropy_with_logits(own - others, target[:, None].expand_as(own))
+    each = F.binary_cross_entropy_with_logits(own - others, target[:, None].expand_as(own), reduction="none")
+    # All samples are computed and the untold ones left out: a shape that depends on values would wait for the device.
+    return (each.mean((1, 2)) * told).sum() / told.sum().clamp(min=1)

@@ -19,9 +19,11 @@ from diffusers import ModelMixin, StableDiffusionPipeline
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPImageProcessorPil
 
 from elite.adapter import EliteAdapter
-from elite.toybox.backbone_training import shapes
+from elite.attention import remove_processors
+from elite.toybox import shapes
 from elite.toybox.checksums import write_checksums
 
 PIPELINE_PARTS = ("text_encoder", "vae", "unet", "image_encoder")
@@ -141,14 +143,49 @@ def _refuse_orphan(folder: Path) -> None:
         )
 
 
+def feature_extractor() -> CLIPImageProcessorPil:
+    """CLIP's own image processor at the size of the miniature's encoder."""
+    size = shapes.IMAGE_SIZE
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def write_weights(folder: Path, parts: dict[str, object], clip_head: dict[str, Tensor]) -> None:
+    """Write a whole weights folder.
+
+    Args:
+        folder: replaced in two renames where it is there already.
+        parts: every part by the name of its subfolder, the tokenizer included; "adapter" may be left out.
+        clip_head: what scoring with the CLIP pair needs beside its encoders.
+
+    Raises:
+        FileExistsError: as in :func:`update_weights`.
+    """
+    parts = dict(parts)
+    adapter = parts.pop("adapter", None)
+    scheduler, extractor = shapes.build_scheduler(), feature_extractor()
+    if adapter is not None and parts["unet"] is not None:
+        remove_processors(parts["unet"])
+    pipeline = StableDiffusionPipeline(
+        **{name: parts[name] for name in (*PIPELINE_PARTS, "tokenizer")},
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=extractor,
+        requires_safety_checker=False,
+    )
+    _refuse_orphan(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline.save_config(folder)
+    update_weights(folder, parts | {"scheduler": scheduler, "feature_extractor": extractor}, clip_head)
+    if adapter is not None:
+        update_adapter(folder, adapter)
+
+
 def random_weights(folder: Path, tokenizer: object, labels: list[str], seed: int = 0) -> None:
     """Write a complete weights folder of the frozen shapes with random weights.
 
     Raises:
         FileExistsError: as in :func:`update_weights`.
     """
-    from transformers import CLIPImageProcessorPil
-
     _refuse_orphan(folder)
     torch.manual_seed(seed)
     pipeline = StableDiffusionPipeline(
@@ -158,10 +195,7 @@ def random_weights(folder: Path, tokenizer: object, labels: list[str], seed: int
         unet=shapes.build_unet(),
         scheduler=shapes.build_scheduler(),
         safety_checker=None,
-        feature_extractor=CLIPImageProcessorPil(
-            size={"shortest_edge": shapes.IMAGE_SIZE},
-            crop_size={"height": shapes.IMAGE_SIZE, "width": shapes.IMAGE_SIZE},
-        ),
+        feature_extractor=feature_extractor(),
         image_encoder=shapes.build_image_encoder(),
         requires_safety_checker=False,
     )

@@ -20,7 +20,7 @@ from elite.toybox.judge import NOTHING, Judge
 from elite.toybox.metrics import accuracy, psnr, top1_true, triplet_accuracy
 from elite.toybox.record import save_report
 from elite.toybox.report_data import Prompt, UnseenPictures, identity_pairs, report_prompts, unseen_pictures
-from elite.toybox.sheets import in_rows, save_sheet, sheet, to_pictures
+from tools.toybox.sheets import in_rows, save_sheet, sheet, to_pictures
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -77,7 +77,7 @@ def judge_all(judge: Judge, images: Tensor) -> dict[str, list[str]]:
 @torch.no_grad()
 def clip_numbers(folder: Path, pipeline: StableDiffusionPipeline, pictures: UnseenPictures) -> dict[str, float]:
     """How often the likeliest of 256 captions is true of a picture, over blocks of 256 unseen pictures."""
-    from elite.toybox.backbone_training.clip import clip_pixels, encode_captions, load_pair, true_of
+    from tools.toybox.clip_pair import clip_pixels, encode_captions, load_pair, true_of
 
     pair = load_pair(folder).eval()
     hits = []
@@ -162,7 +162,7 @@ def concept_numbers(folder: Path, seed: int, build: Path) -> dict[str, float]:
     if not (folder / "elite").is_dir():
         return {}
     from elite.pipeline import ElitePipeline
-    from elite.toybox.concept_report import concept_report
+    from tools.toybox.concept_report import concept_report
 
     pipeline = ElitePipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)

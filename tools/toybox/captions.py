@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from elite.prompts import TEMPLATES
 from elite.toybox.world import FACTS, write_caption
 
-CAPTIONS_PER_PICTURE = 4
+CAPTIONS_PER_PICTURE = 5
+FULL = 2  # of them say whether and where; the others leave out what a reader's prompt may leave out
+ADJECTIVES = 0.6  # chance of naming the colour, and of naming the pattern
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,16 @@ def described(facts: dict) -> list[Description]:
     draw = random.Random(str(facts["seed"]))
     captions = []
     for number in range(CAPTIONS_PER_PICTURE):
-        # The first two say everything; the others leave out what a reader's prompt may leave out.
-        keep = 1.0 if number < 2 else 0.5
         said = {name: facts[name] for name in FACTS}
-        for name in ("scene", "accessory", "color"):
-            if draw.random() > keep:
+        for name in ("color", "pattern"):
+            if draw.random() > ADJECTIVES:
                 said[name] = None
-        if number < 2 and draw.random() < 0.5:
-            said["color"] = None
+        for name in ("scene", "accessory"):
+            if draw.random() > (1.0 if number < FULL else 0.5):
+                said[name] = None
         template = "{}" if draw.random() < 0.4 else draw.choice(TEMPLATES)
         if said["property"]:
-            said["color"] = None  # one adjective a noun, as in the paper's prompts
+            said["color"] = said["pattern"] = None  # one adjective a noun, as in the paper's prompts
         captions.append(Description(write_caption(template, said), tuple(said[name] for name in FACTS)))
     return captions
 

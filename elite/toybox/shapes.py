@@ -18,8 +18,10 @@ from transformers import (
     ViTModel,
 )
 
-IMAGE_SIZE = 64  # pixels
-LATENT_SIZE = 16  # the autoencoder divides by 4
+from elite.toybox.world import IMAGE_SIZE
+
+PATCH_SIZE = 8  # pixels, of the image encoder
+LATENT_SIZE = 16  # the autoencoder divides by 8
 LATENT_CHANNELS = 8
 TEXT_POSITIONS = 32
 TEXT_WIDTH = 128
@@ -56,7 +58,7 @@ def build_text_encoder() -> CLIPTextModel:
 
 
 def build_image_encoder() -> CLIPVisionModelWithProjection:
-    """A CLIP vision encoder of 6 layers of width 160 over 1 + 8 x 8 tokens, with random weights."""
+    """A CLIP vision encoder of 6 layers of width 160 over 1 + 16 x 16 tokens, with random weights."""
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=VISION_WIDTH,
@@ -64,20 +66,20 @@ def build_image_encoder() -> CLIPVisionModelWithProjection:
             num_hidden_layers=6,
             num_attention_heads=5,
             image_size=IMAGE_SIZE,
-            patch_size=8,
+            patch_size=PATCH_SIZE,
             projection_dim=PROJECTION_WIDTH,
         )
     )
 
 
 def build_vae() -> AutoencoderKL:
-    """An autoencoder from (B, 3, 64, 64) to (B, 8, 16, 16), narrow where the picture is large, with random weights."""
+    """An autoencoder from (B, 3, 128, 128) to (B, 8, 16, 16), narrow where the picture is large, with random weights."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=4,  # four channels or more a group: with one channel a group colour is normalised away
@@ -94,7 +96,7 @@ def build_unet() -> UNet2DConditionModel:
         out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(48, 96, 192),
+        block_out_channels=(64, 128, 192),
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # the number of heads, under the name that diffusers keeps for old configurations
@@ -113,7 +115,7 @@ def training_noise() -> DDPMScheduler:
 
 
 def build_identity_encoder() -> ViTModel:
-    """A vision transformer of 4 layers of width 128 on 64 x 64 pictures, with random weights."""
+    """A vision transformer of 4 layers of width 128 on 128 x 128 pictures, with random weights."""
     return ViTModel(
         ViTConfig(
             hidden_size=128,
@@ -121,7 +123,7 @@ def build_identity_encoder() -> ViTModel:
             num_attention_heads=4,
             intermediate_size=512,
             image_size=IMAGE_SIZE,
-            patch_size=8,
+            patch_size=16,
         ),
         add_pooling_layer=False,
     )

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
-import typer
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from elite.toybox import world
-from elite.toybox.backbone_training import options
-from elite.toybox.backbone_training.shapes import TEXT_POSITIONS, VOCABULARY_SIZE
+from elite.toybox.shapes import TEXT_POSITIONS, VOCABULARY_SIZE
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
@@ -105,23 +103,13 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
     )
 
 
-app = typer.Typer(add_completion=False)
-
-
 def world_captions() -> list[str]:
     """Captions with every word of the world: all classes in all scenes, and everything that they can wear or be."""
     adjectives = [*world.PROPERTIES, *world.COLORS]
     said = [{"class_name": name, "scene": scene} for name in world.CLASSES for scene in world.SCENES]
     said += [{"class_name": name, "accessory": worn} for name in world.CLASSES for worn in world.ACCESSORIES]
     said += [{"class_name": name, "color": adjective} for name in world.CLASSES for adjective in adjectives]
+    patterns = [pattern for pattern in world.PATTERNS if pattern != "plain"]
+    said += [{"class_name": name, "pattern": pattern} for name in world.CLASSES for pattern in patterns]
     return [world.write_caption(template, facts) for facts in said for template in ("{}", "a photo of a {}")]
 
-
-@app.command()
-def main(out: options.Out) -> None:
-    """Learn the vocabulary from the words of the world, whichever classes are trained, and write it to ``out``."""
-    build_tokenizer(world_captions()).save_pretrained(out)
-
-
-if __name__ == "__main__":
-    app()
