@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 import typer
 
-from elite.files import write_json
+from elite.io.files import write_json
 
 from . import generation, measure, models, train
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import LMSDiscreteScheduler
 from torch import Tensor, nn
 
+from elite.attention import EliteAttnProcessor
 from elite.pipeline import ElitePipeline
-from elite.processor import EliteAttnProcessor
 from elite.sampling import SCHEDULE
 
 

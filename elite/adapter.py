@@ -16,19 +16,13 @@ from torch import Tensor, nn
 
 from . import __version__
 from .attention import cross_attention_layers, install_processors, remove_processors
+from .attention.processor import EliteAttnProcessor, base_layer
 from .features import check_layers, default_layers
-from .files import (
-    check_finite,
-    check_names_and_shapes,
-    find_file,
-    read_json,
-    read_safetensors,
-    write_json,
-    write_safetensors,
-)
-from .fingerprint import fingerprint
+from .io.files import read_json, write_json
+from .io.fingerprint import fingerprint
+from .io.hub import find_file
+from .io.tensors import check_finite, check_names_and_shapes, read_safetensors, write_safetensors
 from .mapping import GlobalMapper, LocalMapper
-from .processor import EliteAttnProcessor, base_layer
 from .prompts import PLACEHOLDER
 
 CONFIG_NAME = "config.json"

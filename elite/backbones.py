@@ -155,7 +155,7 @@ def _load_sd14(dtype: torch.dtype, **kwargs: Any) -> ElitePipeline:
     """Stable Diffusion v1-4, CLIP ViT-L/14 and, unless another adapter is named, the authors' checkpoints."""
     from transformers import CLIPVisionModelWithProjection
 
-    from .checkpoints import OFFICIAL_REPOSITORY
+    from .official import OFFICIAL_REPOSITORY
     from .pipeline import ElitePipeline
 
     encoder = CLIPVisionModelWithProjection.from_pretrained(CLIP_LARGE, revision=REVISIONS[CLIP_LARGE], dtype=dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .files import check_finite, read_safetensors, write_safetensors
+from .io.tensors import check_finite, read_safetensors, write_safetensors
 from .prompts import PLACEHOLDER
 
 FORMAT = "elite-concept"

@@ -13,8 +13,8 @@ from torch import Tensor
 from .adapter import EliteAdapter
 from .concept import Concept
 from .features import clip_features, patch_grid, patch_mask, preprocess
-from .files import check_finite
-from .images import apply_mask, read_image, read_mask
+from .io.images import apply_mask, read_image, read_mask
+from .io.tensors import check_finite
 
 if TYPE_CHECKING:
     from PIL.Image import Image

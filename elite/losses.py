@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._values import visible
+
 GLOBAL_WEIGHT = 0.01  # λ_global of Eq. 4
 LOCAL_WEIGHT = 1e-4  # λ_local of Eq. 7
 
@@ -40,6 +42,19 @@ def min_snr_weights(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float) -> 
     return snr.clamp(max=gamma) / snr
 
 
+def check_mask(mask: Tensor) -> None:
+    """Refuse a mask (B, 1, h, w) that is empty for a sample.
+
+    Only a mask on the CPU is looked at, so give it before it is moved: on a device the CPU would have to wait in every
+    step. There a sample with an empty mask makes the loss NaN.
+
+    Raises:
+        ValueError: when no position of a sample counts.
+    """
+    if visible(mask) and not all(mask.detach().flatten(1).any(dim=1).tolist()):
+        raise ValueError("mask is empty for at least one sample: the loss needs one position that counts in each.")
+
+
 def diffusion_loss(
     noise_pred: Tensor, noise: Tensor, mask: Tensor | None = None, sample_weights: Tensor | None = None
 ) -> Tensor:
@@ -56,7 +71,7 @@ def diffusion_loss(
         A scalar, computed in float32, or in the prediction's type where that is wider.
 
     Raises:
-        ValueError: for shapes that do not fit, or a sample with an empty mask.
+        ValueError: for shapes that do not fit, or a sample with an empty mask; see `check_mask`.
     """
     _check(noise_pred, noise)
     squared = (_exact(noise_pred) - _exact(noise)).square()  # (B, C, h, w)
@@ -69,9 +84,8 @@ def diffusion_loss(
     if mask.shape != (noise.shape[0], 1, *noise.shape[2:]):
         raise ValueError(f"mask must be {(noise.shape[0], 1, *noise.shape[2:])}, got {tuple(mask.shape)}.")
     mask = mask.to(squared)
+    check_mask(mask)
     covered = mask.sum(dim=(1, 2, 3))  # (B,)
-    if bool((covered == 0).any()):
-        raise ValueError("mask is empty for at least one sample: the loss needs one position that counts in each.")
     return ((squared * mask).sum(dim=(1, 2, 3)) / covered).mean()
 
 

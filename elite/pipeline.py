@@ -12,8 +12,9 @@ import torch
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor
 
+from ._diffusers import StableDiffusionPipeline
+from ._inputs import check_numbers, check_prompts, fusion_weights
 from .adapter import EliteAdapter
-from .arguments import check_numbers, check_prompts, fusion_weights
 from .attention import (
     Conditioning,
     check_processors,
@@ -22,14 +23,14 @@ from .attention import (
     remove_processors,
     restore_processors,
 )
-from .checkpoints import named_adapter, own_adapter
 from .concept import Concept, assign_concepts
 from .encoding import encode_pictures
 from .features import check_layers
-from .files import check_finite, read_json, write_json
-from .fingerprint import fingerprint
+from .io.files import read_json, write_json
+from .io.fingerprint import fingerprint
+from .io.tensors import check_finite
+from .official import named_adapter, own_adapter
 from .prompts import PLACEHOLDER, encode_prompts, select_words, tokenize
-from .stock import StableDiffusionPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

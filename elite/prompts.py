@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ._values import visible
+
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -156,7 +158,33 @@ def select_words(words: Tensor, which: str | Sequence[int] = "w0") -> Tensor:
         indexes = list(which)
     if not indexes or any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < count for i in indexes):
         raise ValueError(f"words asks for {which!r}, but this subject has the words w0 to w{count - 1}.")
-    return words[..., indexes, :]
+    first, last = indexes[0], indexes[-1] + 1
+    if indexes == list(range(first, last)):
+        return words[..., first:last, :]
+    # A list as an index would become a tensor that has to reach the device first.
+    return torch.stack([words[..., i, :] for i in indexes], dim=-2)
+
+
+@torch.no_grad()
+def word_embeddings(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, text: str) -> Tensor:
+    """The token embeddings of ordinary words: what stands where a subject's words would, when the text is written out.
+
+    Args:
+        text_encoder: its table of token embeddings is read.
+        tokenizer: the tokenizer that belongs to it.
+        text: such as "dog" or "stuffed animal".
+
+    Returns:
+        (n, d), one row a token.
+
+    Raises:
+        ValueError: when the text holds no token.
+    """
+    ids = _ids(tokenizer, text)
+    if not ids:
+        raise ValueError(f"text must hold at least one word, got {text!r}.")
+    table = text_encoder.get_input_embeddings().weight
+    return table[torch.tensor(ids, device=table.device)].clone()
 
 
 def _insert(embeddings: Tensor, words: Tensor, word_index: Tensor) -> Tensor:
@@ -209,7 +237,8 @@ def encode_prompts(text_encoder: CLIPTextModel, tokenized: TokenizedPrompts, wor
         encoder_hidden_states (B, L, d): the last hidden state after the final LayerNorm.
 
     Raises:
-        ValueError: for shapes that do not fit, or when inserting would push real tokens off the end.
+        ValueError: for shapes that do not fit, or when inserting would push real tokens off the end (looked at where
+            the ids and positions are on the CPU; `tokenize` checks the same).
     """
     input_ids, word_index = tokenized
     if input_ids.ndim != 2 or word_index.shape != input_ids.shape[:1]:
@@ -231,16 +260,21 @@ def encode_prompts(text_encoder: CLIPTextModel, tokenized: TokenizedPrompts, wor
 
 
 def _check_fits(input_ids: Tensor, word_index: Tensor, count: int, eos: int) -> None:
-    """Raise when the end-of-text token of a row would be cut off, or a position is outside the text."""
+    """Raise when the end-of-text token of a row would be cut off, or a position is outside the text.
+
+    Only values on the CPU are looked at, see `_values.visible`.
+    """
     length = input_ids.shape[1]
-    if bool((word_index >= length).any()):
+    if visible(word_index) and max(word_index.tolist(), default=-1) >= length:
         raise ValueError(f"word_index must be below the text length {length}, got {word_index.tolist()}.")
+    if not (visible(word_index) and visible(input_ids)):
+        return
     is_eos = (input_ids == eos).int()
     # Configs from before 2023 name a wrong eos id; there the end of text is the highest id of the row.
     end = torch.where(is_eos.any(dim=1), is_eos.argmax(dim=1), input_ids.argmax(dim=1))
-    too_many = (end + count - length).masked_fill(word_index < 0, 0)
-    if bool((too_many > 0).any()):
+    too_many = max((end + count - length).masked_fill(word_index < 0, 0).tolist(), default=0)
+    if too_many > 0:
         raise ValueError(
-            f"prompt is too long by {int(too_many.max())} tokens for {count} injected words: "
+            f"prompt is too long by {too_many} tokens for {count} injected words: "
             f"{length} positions in all; use fewer words or a shorter prompt."
         )

@@ -4,7 +4,7 @@ With state dicts of the libraries of 2022 and the two published files, everythin
 
     from elite import clip_features, encode_prompts, load_official, patch_mask, select_words
     from elite.attention import Conditioning, condition, local_values
-    from elite.legacy import load_text_encoder, load_unet, load_vision_encoder
+    from elite.io.legacy import load_text_encoder, load_unet, load_vision_encoder
     from elite.losses import global_loss, local_loss
     from elite.prompts import TokenizedPrompts
     from elite.sampling import guided_noise_prediction, sample_lms

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from elite.adapter import CONFIG_NAME, WEIGHTS_NAME, EliteAdapter
 from elite.attention import check_processors, cross_attention_layers
-from elite.fingerprint import fingerprint
+from elite.io.fingerprint import fingerprint
 from tests.helpers import tiny_image_encoder, tiny_unet
 
 

@@ -21,11 +21,11 @@ from elite.attention import (
     local_values,
     record_attention,
 )
-from elite.checkpoints import convert, load_official, save_official
+from elite.attention.processor import Active, ConditionedText
 from elite.features import clip_features, patch_mask
-from elite.legacy import load_text_encoder, load_unet, load_vision_encoder
+from elite.io.legacy import load_text_encoder, load_unet, load_vision_encoder
 from elite.losses import global_loss, local_loss
-from elite.processor import Active, ConditionedText
+from elite.official import convert, load_official, save_official
 from elite.prompts import TokenizedPrompts, encode_prompts, inject_words, select_words
 from elite.sampling import guided_noise_prediction, sample_lms
 from tests import authors

@@ -15,7 +15,7 @@ from PIL import Image
 from elite.adapter import EliteAdapter
 from elite.attention import Conditioning, check_processors
 from elite.concept import Concept
-from elite.fingerprint import fingerprint
+from elite.io.fingerprint import fingerprint
 from elite.pipeline import ElitePipeline
 from elite.prompts import encode_prompts, select_words, tokenize
 from elite.sampling import SCHEDULE, sample_lms

@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from elite.attention import check_processors, remove_processors
-from elite.checkpoints import own_adapter, save_official
+from elite.official import own_adapter, save_official
 from elite.pipeline import ElitePipeline
 from tests.helpers import generate, half_mask, picture
 

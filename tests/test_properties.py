@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elite.attention.processor import Active, Conditioning, _attend_and_map
 from elite.mapping import LocalMapper
-from elite.processor import Active, Conditioning, _attend_and_map
 from elite.prompts import PLACEHOLDER, tokenize
 from tests.helpers import LENGTH, draw, tiny_tokenizer
 

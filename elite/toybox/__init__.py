@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elite.toybox.checksums import ChecksumError, check_checksums
+from elite.io.checksums import ChecksumError, check_checksums
 
 if TYPE_CHECKING:
     from elite.toybox.identity import IdentityEncoder

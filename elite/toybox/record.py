@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elite.toybox.checksums import CARD, CURVES, REPORT, SUMS, sha256
+from elite.io.checksums import CARD, CURVES, REPORT, SUMS, sha256
 
 MEASURED = "## Measured quality\n"  # the last section of the card; the report writes what follows it
 PART_NAMES = {  # of the curves, as the card calls them

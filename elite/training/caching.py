@@ -19,8 +19,8 @@ from torch import Tensor
 
 from elite.data.layout import files_in
 from elite.data.samples import GlobalSamples, LocalSamples, Samples
-from elite.training.rows import Progress, RowCache
-from elite.training.steps import StageModule
+from elite.training.row_cache import Progress, RowCache
+from elite.training.steps import CLASS_WORD, StageModule
 
 VERSION = 2
 _SOURCES = {"latents": "pixel_values", "features": "pixel_values_clip", "words": "pixel_values_clip"}
@@ -55,7 +55,7 @@ class StageCache:
             self._add("latents", [module.vae], scale=module.vae.config.scaling_factor)
         if still and is_global:
             self._add("features", [module.image_encoder], layers=config.layers)
-        if (still or words) and not is_global:
+        if (still or words) and not is_global and module.words != CLASS_WORD:
             parts = [module.image_encoder, module.adapter.global_mapper]
             self._add("words", parts, layers=config.layers, scale=config.output_scale)
 
@@ -141,7 +141,7 @@ def default_root() -> Path:
 
 
 def _weights_hash(parts: Sequence[torch.nn.Module]) -> str:
-    """Of every bit of the weights: a mapper trained a little further has the same `elite.fingerprint`."""
+    """Of every bit of the weights: a mapper trained a little further has the same `elite.io.fingerprint`."""
     digest = hashlib.sha256()
     for part in parts:
         for name, tensor in part.state_dict().items():

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from elite.adapter import EliteAdapter
-from elite.files import write_json, write_safetensors
+from elite.io.files import write_json
+from elite.io.tensors import write_safetensors
 from elite.training.config import TrainingConfig
 
 ADAPTER, TENSORS, STATE, CONFIG = "adapter", "training.safetensors", "state.json", "config.yaml"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from elite.files import replacing
+from elite.io.files import replacing
 from elite.prompts import TEMPLATES
 from elite.training.rules import Rule, either, flag, one_of, optional, real, several, text, whole
 
@@ -92,7 +92,7 @@ class TrainingConfig:
         output_scale: constant factor on the words.
         local_output_scale: constant factor on the patch embeddings.
         words: which words are injected: "w0", "all" or indexes; all in the global stage and "w0" in the local stage
-            when left out.
+            when left out. "class" in the local stage puts the class's name there instead (Fig. 17).
         regularizer_weight: λ_global of Eq. 4 or λ_local of Eq. 7; the paper's when left out.
         fusion_weight: λ of Eq. 6 in the local stage.
         reweighting: whether Eq. 8 is in force in the local stage.

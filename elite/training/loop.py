@@ -21,10 +21,10 @@ from elite.adapter import EliteAdapter
 from elite.data.order import StepBatches
 from elite.data.samples import collate
 from elite.training import checkpoint as files
-from elite.training.attention import training_attention
 from elite.training.caching import StageCache, rows_digest
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps, posterior_noise, weighted_timesteps
+from elite.training.explicit_attention import training_attention
 from elite.training.resuming import check_same_inputs, check_same_run, check_shared, cut_curve
 from elite.training.setting_up import Data, load_model, make_accelerator, settled, stage_data
 from elite.training.steps import StageModule

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from elite.adapter import EliteAdapter
-from elite.files import replacing
+from elite.io.files import replacing
 from elite.training.checkpoint import CONFIG, Checkpoint
 from elite.training.config import TrainingConfig
 

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from elite.attention import Conditioning, check_processors, condition, local_values
 from elite.features import clip_features, patch_grid, patch_mask
-from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, global_loss, local_loss, min_snr_weights
-from elite.prompts import encode_prompts, select_words, tokenize
+from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, check_mask, global_loss, local_loss, min_snr_weights
+from elite.prompts import TokenizedPrompts, encode_prompts, select_words, tokenize
 
 if TYPE_CHECKING:
     from elite.pipeline import ElitePipeline
 
 STAGES = ("global", "local")
+CLASS_WORD = "class"  # in place of words: the class's own name stands in the prompt
 
 
 class StageModule(nn.Module):
@@ -29,7 +30,9 @@ class StageModule(nn.Module):
         stage: "global" trains M^g, K^g, V^g by Eq. 4; "local" trains M^l, K^l, V^l by Eq. 7.
         regularizer_weight: λ_global of Eq. 4 or λ_local of Eq. 7; the paper's when left out.
         words: which words are injected, see `prompts.select_words`; when left out all of them in the global stage and
-            "w0" in the local stage, as in the paper. Eq. 4 penalises those that are injected.
+            "w0" in the local stage, as in the paper. Eq. 4 penalises those that are injected. "class" in the local
+            stage injects none: the name of the object's class stands in the prompt, and its map is that of Eq. 8
+            (Fig. 17, local mapping without the global one; the adapter's K^g and V^g should be the base model's).
         fusion_weight: λ of Eq. 6 in the local stage.
         reweighting: whether Eq. 8 is in force in the local stage.
         batchwide_maximum: the authors' maximum over the batch in Eq. 8 instead of one for each sample.
@@ -40,8 +43,8 @@ class StageModule(nn.Module):
             trained ones become float32, unless they are wider.
 
     Raises:
-        ValueError: for another stage, words that do not exist, a pipeline without adapter, or one that does not
-            predict noise.
+        ValueError: for another stage, words that do not exist or that the stage does not learn from, a pipeline
+            without adapter, or one that does not predict noise.
         RuntimeError: when the adapter's attention processors were replaced.
     """
 
@@ -75,7 +78,11 @@ class StageModule(nn.Module):
         paper = GLOBAL_WEIGHT if stage == "global" else LOCAL_WEIGHT
         self.regularizer_weight = paper if regularizer_weight is None else regularizer_weight
         self.words = ("all" if stage == "global" else "w0") if words is None else words
-        select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for words that do not exist
+        if self.words == CLASS_WORD:
+            if stage == "global":
+                raise ValueError('words can be "class" in the local stage alone: the global stage learns words.')
+        else:
+            select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for those there are not
         self.fusion = {
             "fusion_weight": fusion_weight,
             "reweighting": reweighting,
@@ -83,6 +90,7 @@ class StageModule(nn.Module):
         }
         self.mask_mode, self.snr_gamma = mask_mode, snr_gamma
         self._schedule = _noise_schedule(pipeline.scheduler)
+        self.register_buffer("_weights", self.timestep_weights.to(self.unet.device), persistent=False)
         self._freeze(frozen_dtype)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -167,8 +175,11 @@ class StageModule(nn.Module):
         Args:
             batch: what `elite.data.samples.collate` makes of the stage's samples. These keys spare their source:
                 "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) a layer, for
-                "pixel_values_clip"; in the local stage also "words" (B, N, d), as the frozen M^g gives them;
-                "sample_weights" (B,), in place of those of ``snr_gamma``.
+                "pixel_values_clip", and "features_object" likewise for "pixel_values_object"; in the local stage also
+                "words" (B, N, d), as the frozen M^g gives them;
+                "sample_weights" (B,), in place of those of ``snr_gamma``; "input_ids" (B, L) and "word_index" (B,), as
+                `tokenize` gives them, for "prompt". With all of a batch on the device, a step never waits for it, and
+                can be captured as a CUDA graph.
             noise: ε of Eq. 1, (B, C, h, w).
             timesteps: t of Eq. 1, (B,), long.
             posterior_noise: see `latents`.
@@ -190,7 +201,7 @@ class StageModule(nn.Module):
     def _global(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         features = batch.get("features") or self.features(batch["pixel_values_clip"])
         words = select_words(self._mapped(self.adapter.global_mapper, features), self.words)  # (B, n, d)
-        text, word_index = self._text(batch["prompt"], words)
+        text, word_index = self._text(batch, words)
         with condition(self.unet, Conditioning(None, word_index)):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
         loss = global_loss(prediction, noise, words, self.regularizer_weight, self._sample_weights(batch, timesteps))
@@ -198,13 +209,18 @@ class StageModule(nn.Module):
 
     def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            words, features = self._words_and_object_features(batch)
-            text, word_index = self._text(batch["prompt"], select_words(words, self.words))
+            if self.words == CLASS_WORD:
+                features, injected = self._object_features(batch), None
+            else:
+                words, features = self._words_and_object_features(batch)
+                injected = select_words(words, self.words)
+            text, word_index = self._text(batch, injected)
         mask = patch_mask(batch["mask"].to(features[0].device), patch_grid(self.image_encoder), self.mask_mode)
         patches = self._mapped(self.adapter.local_mapper, features, mask)  # (B, p², d)
         with condition(self.unet, Conditioning(patches, word_index, **self.fusion)):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
             values = local_values(self.unet)
+        check_mask(batch["loss_mask"])  # before it is moved
         counted = batch["loss_mask"].to(noise.device)
         weights = self._sample_weights(batch, timesteps)
         loss = local_loss(prediction, noise, counted, values, self.regularizer_weight, weights)
@@ -213,7 +229,7 @@ class StageModule(nn.Module):
     def _sample_weights(self, batch: Mapping, timesteps: Tensor) -> Tensor | None:
         if "sample_weights" in batch:
             return batch["sample_weights"].to(timesteps.device)
-        return None if self.snr_gamma is None else self.timestep_weights.to(timesteps.device)[timesteps]
+        return None if self.snr_gamma is None else self._weights[timesteps]
 
     @property
     def timestep_weights(self) -> Tensor:
@@ -223,26 +239,53 @@ class StageModule(nn.Module):
             return torch.ones(len(every))
         return min_snr_weights(self._schedule.alphas_cumprod, every, self.snr_gamma)
 
-    def _words_and_object_features(self, batch: Mapping) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _words_and_object_features(self, batch: Mapping) -> tuple[Tensor, Sequence[Tensor]]:
         """Words (B, N, d) from the picture's crop, features from the masked one; one call of CLIP for both."""
-        pixels = batch["pixel_values_object"]
         if "words" in batch:
-            return batch["words"].to(self.unet.device), self.features(pixels)
-        if "features" in batch:
-            features, of_object = batch["features"], self.features(pixels)
-        else:
-            both = self.features(torch.cat([batch["pixel_values_clip"], pixels]))
-            features, of_object = zip(*(feature.chunk(2) for feature in both), strict=True)
+            return batch["words"].to(self.unet.device), self._object_features(batch)
+        if "features" in batch or "features_object" in batch:
+            features = batch.get("features") or self.features(batch["pixel_values_clip"])
+            return self.words_of(features), self._object_features(batch)
+        both = self.features(torch.cat([batch["pixel_values_clip"], batch["pixel_values_object"]]))
+        features, of_object = zip(*(feature.chunk(2) for feature in both), strict=True)
         return self.words_of(features), of_object
+
+    def _object_features(self, batch: Mapping) -> Sequence[Tensor]:
+        """CLIP features of the masked pictures, (B, 1 + p², D) each."""
+        return batch.get("features_object") or self.features(batch["pixel_values_object"])
 
     @staticmethod
     def _mapped(mapper: nn.Module, features: Sequence[Tensor], *mask: Tensor) -> Tensor:
         weight = next(mapper.parameters())
         return mapper([feature.to(weight.device, weight.dtype) for feature in features], *mask)
 
-    def _text(self, prompts: Sequence[str], words: Tensor) -> tuple[Tensor, Tensor]:
+    def tokenize(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> TokenizedPrompts:
+        """The prompts' ids (B, L) and word positions (B,), checked for the words that the stage puts there.
+
+        Args:
+            prompts: texts with the placeholder.
+            class_names: what stands in its place where ``words`` is "class"; its first token has the position.
+
+        Raises:
+            ValueError: for a prompt without placeholder, one too long, or class names that are needed and missing.
+        """
+        mark = self.adapter.config.placeholder
+        if self.words != CLASS_WORD:
+            count = select_words(torch.empty(self.adapter.config.num_words, 1), self.words).shape[0]
+            return tokenize(self.tokenizer, prompts, mark, num_words=count)
+        if class_names is None:
+            raise ValueError('class_names must be given, one for each prompt, where words is "class".')
+        positions = tokenize(self.tokenizer, prompts, mark).word_index  # what stands before is the same
+        named = [prompt.replace(mark, name) for prompt, name in zip(prompts, class_names, strict=True)]
+        ids = tokenize(self.tokenizer, named, mark, require_placeholder=False).input_ids
+        return TokenizedPrompts(ids, positions)
+
+    def _text(self, batch: Mapping, words: Tensor | None) -> tuple[Tensor, Tensor]:
         """Text features (B, L, d) with the words in them, and the position of the first word (B,)."""
-        tokenized = tokenize(self.tokenizer, prompts, self.adapter.config.placeholder, num_words=words.shape[1])
+        if "input_ids" in batch:
+            tokenized = TokenizedPrompts(batch["input_ids"], batch["word_index"])
+        else:
+            tokenized = self.tokenize(batch["prompt"], batch.get("class_name"))
         text = encode_prompts(self.text_encoder, tokenized, words)
         return text.to(self.unet.dtype), tokenized.word_index
 

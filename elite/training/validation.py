@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from elite.data.samples import Samples, collate
 from elite.features import preprocess
-from elite.files import replacing
+from elite.io.files import replacing
+from elite.prompts import word_embeddings
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps
-from elite.training.steps import StageModule
+from elite.training.steps import CLASS_WORD, StageModule
 
 if TYPE_CHECKING:
     from elite.concept import Concept
@@ -67,14 +69,20 @@ class Validation:
         shown = dict(getattr(pipeline, "_progress_bar_config", {}))
         pipeline.set_progress_bar_config(disable=True)  # the run's own bar is enough
         generators = [torch.Generator().manual_seed(SEED + number) for number in range(len(concepts))]
-        drawn = pipeline(
-            [config.validation_prompt] * len(concepts),
-            concept=concepts,
-            fusion_weight=config.validation_fusion_weight if config.stage == "local" else 0.0,
-            num_inference_steps=config.validation_inference_steps,
-            guidance_scale=config.validation_guidance_scale,
-            generator=generators,
-        ).images
+        options = {
+            "fusion_weight": config.validation_fusion_weight if config.stage == "local" else 0.0,
+            "num_inference_steps": config.validation_inference_steps,
+            "guidance_scale": config.validation_guidance_scale,
+        }
+        if self.stage.words == CLASS_WORD:  # one by one: the names of classes have different numbers of tokens
+            pairs = zip(concepts, generators, strict=True)
+            drawn = [
+                pipeline(config.validation_prompt, concept=one, words="all", generator=generator, **options).images[0]
+                for one, generator in pairs
+            ]
+        else:
+            prompts = [config.validation_prompt] * len(concepts)
+            drawn = pipeline(prompts, concept=concepts, generator=generators, **options).images
         pipeline.set_progress_bar_config(**shown)
         return [self._picture(pixels) for pixels in self.batch["pixel_values"]], drawn
 
@@ -94,7 +102,18 @@ class Validation:
         return path
 
     def _concepts(self) -> list[Concept]:
-        """The concepts of the validation samples, by the pipeline's own way from pictures and masks."""
+        """The concepts of the validation samples, by the pipeline's own way from pictures and masks.
+
+        Where the stage learns beside the class word, its embeddings are the concept's words.
+        """
+        concepts = self._encoded()
+        if self.stage.words != CLASS_WORD:
+            return concepts
+        encoder, tokenizer = self.pipeline.text_encoder, self.pipeline.tokenizer
+        named = [word_embeddings(encoder, tokenizer, name) for name in self.batch["class_name"]]
+        return [replace(concept, words=words) for concept, words in zip(concepts, named, strict=True)]
+
+    def _encoded(self) -> list[Concept]:
         pictures = [self._picture(pixels) for pixels in self.batch["pixel_values"]]
         if "mask" not in self.batch:
             return self.pipeline.encode_concepts(pictures)

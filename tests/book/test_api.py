@@ -66,7 +66,7 @@ def test_a_module_that_does_not_exist_names_nothing(extension):
     assert extension.matching_modules("elite.no_such") == extension.matching_modules("elite.no_such.*") == []
     assert extension.matching_modules("elite.mapping") == ["elite.mapping"]
     assert "elite.data.index" in extension.matching_modules("elite.data.*")
-    assert "elite.exercises._judge" not in extension.matching_modules("elite.exercises.*")
+    assert "elite.teaching.exercises._judge" not in extension.matching_modules("elite.teaching.exercises.*")
 
 
 def test_every_public_module_says_what_it_is():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from elite import exercises
+from elite.attention import reweight as package_reweight
 from elite.features import patch_mask as package_patch_mask
 from elite.losses import global_loss, local_loss
-from elite.processor import reweight as package_reweight
+from elite.teaching import exercises
 
 
 def attend(q, k, v, scale=None, dim=-1):

@@ -90,7 +90,7 @@ def test_every_picture_has_alt_text(notebook):
     for number, output in outputs(notebook):
         data = output.get("data", {})
         if any(kind.startswith("image/") for kind in data):
-            bare.append((number, "a picture outside text/html has no alt text: return it from elite.figures"))
+            bare.append((number, "a picture outside text/html has no alt text: return it from elite.teaching.figures"))
         html = data.get("text/html", "")
         bare += [
             (number, "an <img> without alt")

@@ -41,12 +41,12 @@ def test_each_equation_is_shown_with_its_number_once_where_the_registry_says(ext
 
 def test_an_orphan_is_found(extension):
     good = {"number": 9, "name": "n", "latex": "x", "section": "book/intro"}
-    entry = {**good, "code": ["elite.processor.no_such"], "tests": ["tests/book/test_registry.py::test_no_such"]}
+    entry = {**good, "code": ["elite.attention.no_such"], "tests": ["tests/book/test_registry.py::test_no_such"]}
     assert extension.registry_problems([entry]) == [
-        "equation 9: code elite.processor.no_such does not exist",
+        "equation 9: code elite.attention.no_such does not exist",
         "equation 9: test tests/book/test_registry.py::test_no_such does not exist",
     ]
-    assert extension.registry_problems([{**good, "code": ["elite.processor.reweight"], "tests": []}]) == [
+    assert extension.registry_problems([{**good, "code": ["elite.attention.reweight"], "tests": []}]) == [
         "equation 9: tests is missing"
     ]
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from elite.data.command import app
+from elite.cli.download import app
 from elite.data.download import DownloadStoppedError, choose_images, download_open_images, extract_masks, verify_zip
 from elite.data.fetch import CHUNK, Fetcher, FetchError, NotOnServerError
 from elite.data.layout import OpenImagesFolder, OpenImagesServer
@@ -222,7 +222,7 @@ def test_a_killed_download_continues(server, tmp_path):
     size = (server.root / name).stat().st_size
     server.faults[name] += [("drip", 0.01)]
     out = tmp_path / "out"
-    command = [sys.executable, "-c", "from elite.data.command import app; app()", "open-images"]
+    command = [sys.executable, "-c", "from elite.cli.download import app; app()", "open-images"]
     command += ["--output", str(out), "--base-url", server.url, "--no-progress"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     part = OpenImagesFolder(out).mask_archive("0").with_suffix(".zip.part")

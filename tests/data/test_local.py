@@ -64,6 +64,6 @@ def test_a_folder_that_is_no_export_is_refused_before_anything_is_written(server
 
 
 def test_the_command_line_stays_light():
-    code = "import sys, elite.data.command; print(sorted({'torch', 'polars', 'requests', 'PIL'} & set(sys.modules)))"
+    code = "import sys, elite.cli.download; print(sorted({'torch', 'polars', 'requests', 'PIL'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from elite import toybox
-from elite.toybox import checksums, record
+from elite.io import checksums
+from elite.toybox import record
 from elite.toybox.backbone_training import curves
 from elite.toybox.backbone_training.fit import Fit, FitSettings
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from elite.io.checksums import SUMS
 from elite.toybox import WEIGHTS, train_all, train_elite
-from elite.toybox.checksums import SUMS
 from elite.training.config import TrainingConfig
 from elite.training.presets import PRESETS
 

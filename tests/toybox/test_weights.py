@@ -11,8 +11,9 @@ from diffusers import StableDiffusionPipeline
 
 from elite import toybox
 from elite.adapter import EliteAdapter
+from elite.io import checksums
 from elite.pipeline import ElitePipeline
-from elite.toybox import bundle, checksums
+from elite.toybox import bundle
 from elite.toybox.backbone_training.tokenizer import build_tokenizer, world_captions
 from elite.toybox.judge import Judge
 from elite.toybox.metrics import accuracy, psnr, top1_true, triplet_accuracy

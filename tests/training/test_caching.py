@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 
 from elite.data.index import index_boxes, index_masks
 from elite.data.samples import GlobalSamples, LocalSamples, SampleSettings, collate
-from elite.training import rows as rows_module
+from elite.training import row_cache as rows_module
 from elite.training.caching import StageCache, default_root
 from elite.training.draws import noise_and_timesteps, posterior_noise
-from elite.training.rows import RowCache
+from elite.training.row_cache import RowCache
 from elite.training.steps import StageModule
 
 ROWS = [7, 2, 9]

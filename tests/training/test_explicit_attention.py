@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from elite.training import attention
-from elite.training.attention import ExplicitAttention, explicit_attention
+from elite.training import explicit_attention as attention
+from elite.training.explicit_attention import ExplicitAttention, explicit_attention
 from elite.training.steps import StageModule
 from tests.helpers import draw
 from tests.training.test_steps import drawn, gradients, make_batch

@@ -20,6 +20,8 @@ from elite.training.checkpoint import CheckpointError, checkpoints, last_checkpo
 from elite.training.config import TrainingConfig
 from elite.training.loop import learning_rate_at, train
 from elite.training.setting_up import stage_data
+from elite.training.steps import StageModule
+from elite.training.validation import Validation
 from tests.helpers import picture, tiny_pipeline
 from tests.training.run_tiny import exact_pipeline
 
@@ -351,3 +353,18 @@ def test_two_processes_give_the_gradients_of_one(subset, tmp_path, monkeypatch, 
     run(one, pipeline=exact_pipeline())
     finish(start(two, tmp_path, "float64", processes=2))
     assert_same_gradients(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_local_stage_beside_the_class_word_validates_with_that_word(subset, tmp_path):
+    """Fig. 17: of several tokens too; the grid shows what the stage learns beside, not an untrained M^g."""
+    few = {"validation_rows": 3, "validation_inference_steps": 2}
+    config = settings(subset, tmp_path, "local", steps=1, validate_every=1, words="class", cache="exact", **few)
+    result = run(config)
+    table = result.pipeline.text_encoder.get_input_embeddings().weight
+    pipeline = tiny_pipeline(seed=0)
+    held = stage_data(config, pipeline).validation
+    watched = Validation(config, StageModule(pipeline, "local", words="class"), pipeline, held)
+    for one, name in zip(watched._concepts(), watched.batch["class_name"], strict=True):
+        ids = pipeline.tokenizer(name, add_special_tokens=False).input_ids
+        assert len(ids) > 1
+        assert torch.equal(one.words, table[ids])

@@ -222,3 +222,22 @@ def test_a_model_that_predicts_something_else_is_refused(fresh):
     fresh.scheduler = DDPMScheduler(prediction_type="v_prediction")
     with pytest.raises(ValueError, match="prediction_type"):
         StageModule(fresh, "global")
+
+
+def test_the_class_word_stands_where_the_subjects_word_stood(fresh):
+    """Fig. 17: a class name of one token gives the loss of a subject whose w0 is that token's embedding."""
+    batch = make_batch() | {"class_name": ["photo", "the", "of"]}
+    module = StageModule(fresh, "local")
+    draws = drawn(module)
+    ids = [fresh.tokenizer(name, add_special_tokens=False).input_ids for name in batch["class_name"]]
+    assert [len(row) for row in ids] == [1, 1, 1]
+    words = fresh.text_encoder.get_input_embeddings().weight[torch.tensor(ids)].expand(-1, 5, -1)  # (B, 5, d)
+    expected = module({**batch, "words": words}, *draws)["loss"]
+    named = StageModule(fresh, "local", words="class")(batch, *draws)["loss"]
+    torch.testing.assert_close(named, expected)
+    assert not torch.allclose(module(batch, *draws)["loss"], expected)  # M^g's own words give another loss
+
+
+def test_only_the_local_stage_can_do_with_the_class_word(fresh):
+    with pytest.raises(ValueError, match='words can be "class" in the local stage alone'):
+        StageModule(fresh, "global", words="class")

@@ -202,6 +202,7 @@ def train_unet(
     looking: float,
     snr_gamma: float,
     look: Callable[[nn.Module], dict[str, float]] | None = None,
+    looks: int = 0,
     start: dict[str, Tensor] | None = None,
 ) -> UNet2DConditionModel:
     """The noise predictor: Eq. 1 with min-SNR weights, and the loss that turns a noun's attention to its subject.
@@ -212,7 +213,8 @@ def train_unet(
         fitter: makes the `Fit`.
         looking: weight of the second loss; 0 leaves it out.
         snr_gamma: γ of the weights.
-        look: measures the noise predictor, three times and at the end.
+        look: measures the noise predictor, ``looks`` - 1 times on the way and once at the end.
+        looks: how often.
         start: weights to begin with, in place of random ones.
     """
     device, latents = pictures.device, pictures.latents
@@ -247,7 +249,7 @@ def train_unet(
             losses["loss"] = losses["loss"] + looking * looks
         return losses | {"looking": looks}
 
-    fit.run(step, looks=4, look=(lambda: look(unet)) if look else None)
+    fit.run(step, looks=looks, look=(lambda: look(unet)) if look else None)
     unet.set_attn_processor(plain)
     say("noise predictor: done")
     return unet.to(memory_format=torch.contiguous_format).eval()

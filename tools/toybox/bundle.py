@@ -23,8 +23,8 @@ from transformers import CLIPImageProcessorPil
 
 from elite.adapter import EliteAdapter
 from elite.attention import remove_processors
+from elite.io.checksums import write_checksums
 from elite.toybox import shapes
-from elite.toybox.checksums import write_checksums
 
 PIPELINE_PARTS = ("text_encoder", "vae", "unet", "image_encoder")
 OTHER_PARTS = ("identity_encoder", "judge")

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from elite.toybox.checksums import CURVES
+from elite.io.checksums import CURVES
 from elite.toybox.record import to_line, write_text
 
 LIMIT = 100  # lines a part: all parts together stay below 50 kB

@@ -147,7 +147,7 @@ class Fit:
         say(f"{self.name}: {self.progress:.0%} done, goes on ({kind}, ready in {time.monotonic() - begun:.1f} s)")
         start = saved = noted = time.monotonic() - self.elapsed
         saved = noted = time.monotonic()
-        first = count = 0
+        count = 0
         seen = math.floor(self.progress * looks)
         line_seconds = max(1.0, self.part.seconds / LINES) if not self.by_samples else 20.0
         while self.progress < 1:
@@ -168,20 +168,19 @@ class Fit:
             if look and looks and math.floor(self.progress * looks) > seen and self.progress < 1:
                 seen = math.floor(self.progress * looks)
                 self._look(look)
-                noted = time.monotonic()
-                start += noted - now  # looking is not training
-            if now > self.deadline:
+                looked = time.monotonic() - now
+                start, noted, saved = start + looked, noted + looked, saved + looked  # looking is not training
+            if now > self.deadline and self.progress < 1:
                 self.save()
                 raise OutOfTimeError(f"{self.name} stopped at {self.progress:.0%}")
             if now - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()
-                start += saved - now
-            first += 1
+                start, noted = start + saved - now, noted + saved - now
         self.elapsed = time.monotonic() - start
         self.graph = None
         self.put_average()
-        if look:
+        if look and looks:
             self._log({"step": self.steps, **look()})
         self.save(finished=True)
         say(f"{self.name}: {self.steps} steps, {self.steps * self.part.batch} samples, {self.elapsed:.0f} s")

@@ -63,12 +63,14 @@ class Objects:
         masks: of the reference, (N, 1, size, size), uint8, 1 on the object; None for the global stage.
         latents: of the targets, row ``windows`` · i + k the k-th of object i.
         windows: targets of each object.
+        class_names: of the objects, N.
     """
 
     features: tuple[Tensor, ...]
     masks: Tensor | None
     latents: Latents
     windows: int
+    class_names: list[str]
 
 
 class ObjectSource:
@@ -86,8 +88,9 @@ class ObjectSource:
         self, source: PictureSet, windows: int, seed: int, device: torch.device, cache: Path | None = None
     ) -> None:
         self.source, self.windows, self.device, self.cache = source, windows, device, cache
-        self.boxes = torch.tensor([facts["box"] for facts in source.facts()])
-        self.crops = Crops.draw(self.boxes, windows, seed)
+        facts = source.facts()
+        self.class_names = [each["class_name"] for each in facts]
+        self.crops = Crops.draw(torch.tensor([each["box"] for each in facts]), windows, seed)
         self._images, self._masks = (torch.from_numpy(array) for array in source.open())
 
     def __len__(self) -> int:

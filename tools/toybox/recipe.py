@@ -57,6 +57,7 @@ class Recipe(_Checked):
     looking: Annotated[float, Field(ge=0)]
     snr_gamma: dict[str, Positive]
     attention_lr_scale: Positive
+    looks: dict[str, Annotated[int, Field(ge=0)]]
 
     def shortened(self, share: float) -> Recipe:
         """The same recipe at a share of its lengths and pictures, with batches that the fewer pictures fill."""
@@ -75,8 +76,9 @@ class Recipe(_Checked):
             )
             for name, part in self.parts.items()
         }
+        looks = self.looks if share >= 0.1 else dict.fromkeys(self.looks, 0)
         counts = {"pictures": fewer(self.pictures, 96), "validation": fewer(self.validation, 96)}
-        return self.model_copy(update=counts | {"objects": fewer(self.objects, 48), "parts": parts})
+        return self.model_copy(update=counts | {"objects": fewer(self.objects, 48), "parts": parts, "looks": looks})
 
 
 def load_recipe(path: Path = FILE) -> Recipe:

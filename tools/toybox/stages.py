@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from elite.adapter import EliteAdapter
-from elite.prompts import PLACEHOLDER, TEMPLATES, TokenizedPrompts, encode_prompts, tokenize
-from elite.training.steps import StageModule
+from elite.prompts import PLACEHOLDER, TEMPLATES
+from elite.training.steps import CLASS_WORD, StageModule
 from tools.toybox.fit import Fit
 from tools.toybox.objects import Objects
 from elite.toybox.shapes import LATENT_SIZE
@@ -27,34 +27,34 @@ class Stage:
     Attributes:
         name: "global" or "local".
         snr_gamma: γ by which timesteps are drawn; see `elite.losses.min_snr_weights`.
-        words: which words are injected, see `elite.prompts.select_words`; the stage's own when left out.
-        class_word: put the class word where the primary word would stand, in the local stage (Fig. 17).
+        words: which words are injected, see `elite.training.steps.StageModule`; the stage's own when left out.
         fusion: further settings of `elite.training.steps.StageModule`.
     """
 
     name: str
     snr_gamma: float
     words: str | None = None
-    class_word: bool = False
     fusion: tuple[tuple[str, Any], ...] = ()
 
 
-class _Prepared(StageModule):
-    """The stage with prompts given as numbers of texts that were tokenised before, and object features given."""
+@dataclass(frozen=True)
+class _Texts:
+    """Every template as tokens, once for each kind of text; ``kinds`` (N,) says which kind an object has."""
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Tokenise the texts for every number of words that can stand in them."""
-        tables = {n: tokenize(self.tokenizer, list(texts), num_words=n) for n in range(1, self.adapter.config.num_words + 1)}
-        device = self.unet.device
-        self.tables = {n: TokenizedPrompts(*(part.to(device) for part in table)) for n, table in tables.items()}
+    input_ids: Tensor
+    word_index: Tensor
+    kinds: Tensor | None
 
-    def _text(self, prompts: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        table = self.tables[words.shape[1]]
-        tokenized = TokenizedPrompts(table.input_ids[prompts], table.word_index[prompts])
-        return encode_prompts(self.text_encoder, tokenized, words).to(self.unet.dtype), tokenized.word_index
 
-    def _words_and_object_features(self, batch: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return batch["words"], batch["object_features"]
+def _texts(module: StageModule, class_names: Sequence[str]) -> _Texts:
+    prompts, device = [template.format(PLACEHOLDER) for template in TEMPLATES], module.unet.device
+    if module.words != CLASS_WORD:
+        ids, index = module.tokenize(prompts)
+        return _Texts(ids.to(device), index.to(device), None)
+    classes = sorted(set(class_names))
+    parts = [module.tokenize(prompts, [name] * len(prompts)) for name in classes]
+    ids, index = (torch.cat(several).to(device) for several in zip(*parts, strict=True))
+    return _Texts(ids, index, torch.tensor([classes.index(name) for name in class_names], device=device))
 
 
 @torch.no_grad()
@@ -90,15 +90,15 @@ def train_stage(
         pipeline: base model with the adapter attached.
         stage: what to train, and how.
         objects: with features of the reference, or of the masked reference for the local stage.
-        words: of the references, (N, n, d), for the local stage.
+        words: of the references, (N, n, d), for the local stage, unless the class word is injected.
         fitter: makes the `Fit`.
         attention_lr_scale: rate of the global keys and values over that of the mappers.
         look: measures the adapter, ``looks`` - 1 times on the way and once at the end.
         looks: how often.
     """
-    module = _Prepared(pipeline, stage.name, snr_gamma=stage.snr_gamma, words=stage.words, **dict(stage.fusion))
-    module.prepare([template.format(PLACEHOLDER) for template in TEMPLATES])
+    module = StageModule(pipeline, stage.name, snr_gamma=stage.snr_gamma, words=stage.words, **dict(stage.fusion))
     device = module.unet.device
+    texts = _texts(module, objects.class_names)
     chance = module.timestep_weights.to(device).double()
     edges = (chance / chance.sum()).cumsum(0).float()  # a timestep is drawn as often as it would weigh
     adapter, local = module.adapter, stage.name == "local"
@@ -121,12 +121,16 @@ def train_stage(
         times = torch.searchsorted(edges, luck).clamp(max=len(edges) - 1)
         batch = {
             "latents": latents.draw(rows * objects.windows + window),
-            "prompt": torch.randint(len(TEMPLATES), (size,), device=device),
             "sample_weights": ones,
         }
+        text = torch.randint(len(TEMPLATES), (size,), device=device)
+        if texts.kinds is not None:
+            text = text + len(TEMPLATES) * texts.kinds[rows]
+        batch |= {"input_ids": texts.input_ids[text], "word_index": texts.word_index[text]}
         features = tuple(feature[rows.to(near)].to(device).float() for feature in objects.features)
         if local:
-            batch |= {"words": words[rows], "object_features": features, "loss_mask": everywhere}
+            batch |= {"features_object": features, "loss_mask": everywhere}
+            batch |= {} if words is None else {"words": words[rows]}
             batch["mask"] = objects.masks[rows.to(near)].to(device).float()
         else:
             batch["features"] = features

@@ -122,7 +122,7 @@ class Run:
         self.pictures, self.texts, self.clip_head = pictures, texts, pair.head()
         look = UNetLook(lambda unet: self.plain_pipeline(parts | {"unet": unet}), judge)
         parts["unet"] = backbone.train_unet(
-            pictures, texts, self.fitter("unet"), recipe.looking, recipe.snr_gamma["unet"], look
+            pictures, texts, self.fitter("unet"), recipe.looking, recipe.snr_gamma["unet"], look, recipe.looks["unet"]
         )
         return parts
 
@@ -211,12 +211,12 @@ def train_both(
         words = stages.words_of(adapter, plain) if local else None
         features = source.features(pipeline.image_encoder, layers, masked=True) if local else plain
         del plain
-        objects = Objects(features, source.masks() if local else None, latents, source.windows)
+        objects = Objects(features, source.masks() if local else None, latents, source.windows, source.class_names)
         stage = stages.Stage(name, **{"snr_gamma": recipe.snr_gamma[name], **(changes or {}).get(name, {})})
         stages.train_stage(
             pipeline, stage, objects, words, run.fitter(name, folder), recipe.attention_lr_scale,
             look=(lambda local=local: look(pipeline, local)) if look else None,
-            looks=(2 if name == "global" else 6) if look else 0,
+            looks=recipe.looks[name] if look else 0,
         )  # fmt: skip
         del objects, features
 
