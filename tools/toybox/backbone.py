@@ -110,7 +110,7 @@ def train_judge(pictures: Pictures, facts: list[dict[str, Any]], fitter: Fitter)
     """The judge, on pictures made a little softer, as drawn ones are."""
     judge = Judge(shapes.build_judge(judge_labels(facts))).to(pictures.device)
     targets = {question: target.to(pictures.device) for question, target in judge_targets(judge, facts).items()}
-    fit = fitter(judge.parameters())
+    fit = fitter(judge.parameters(), buffers=judge.buffers())
 
     def step() -> dict[str, Tensor]:
         rows = pictures.draw(fit.part.batch)

@@ -175,6 +175,8 @@ def write_weights(folder: Path, parts: dict[str, object], clip_head: dict[str, T
     _refuse_orphan(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline.save_config(folder)
+    for name in OTHER_PARTS:
+        parts[name] = parts[name].network
     update_weights(folder, parts | {"scheduler": scheduler, "feature_extractor": extractor}, clip_head)
     if adapter is not None:
         update_adapter(folder, adapter)

@@ -10,6 +10,7 @@ mapper's are.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,8 +35,15 @@ PORTRAIT = 19
 
 def clip_pixels(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] with CLIP's own mean and deviation instead."""
-    mean, deviation = (torch.tensor(value, device=images.device).view(1, 3, 1, 1) for value in (CLIP_MEAN, CLIP_STD))
+    mean, deviation = _clip_constants(images.device)
     return ((images + 1) / 2 - mean) / deviation
+
+
+@functools.cache
+def _clip_constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Made once a device: making them waits for it."""
+    mean, deviation = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (CLIP_MEAN, CLIP_STD))
+    return mean, deviation
 
 
 def encode_captions(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

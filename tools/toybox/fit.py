@@ -56,6 +56,7 @@ class Fit:
         part: batch, rate and length.
         matrices: those of ``parameters`` that Muon trains.
         slow: those that learn at ``slow_scale`` of the rate.
+        buffers: what else changes in training and belongs to the part, such as running means.
         by_samples: count the length in samples on a GPU as well.
         deadline: `time.monotonic` at which to stop.
 
@@ -72,11 +73,13 @@ class Fit:
         matrices: Sequence[nn.Parameter] = (),
         slow: Sequence[nn.Parameter] = (),
         slow_scale: float = 1.0,
+        buffers: Sequence[Tensor] = (),
         by_samples: bool = False,
         deadline: float = math.inf,
     ) -> None:
         self.folder, self.name, self.part, self.deadline = folder, name, part, deadline
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.buffers = list(buffers)
         self.device = self.parameters[0].device
         self.on_cuda = self.device.type == "cuda"
         self.by_samples = by_samples or not self.on_cuda
@@ -186,13 +189,10 @@ class Fit:
         say(f"{self.name}: {self.steps} steps, {self.steps * self.part.batch} samples, {self.elapsed:.0f} s")
 
     def _whole_step(self, step: Step) -> None:
-        dtype = torch.bfloat16
         native = self.on_cuda or torch.cpu._is_avx512_bf16_supported()
-        with (
-            training_attention(self.device, gradient_checkpointing=False),
-            torch.autocast(self.device.type, dtype, enabled=native, cache_enabled=False),
-        ):
-            losses = step()
+        with training_attention(self.device, gradient_checkpointing=False):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=native, cache_enabled=False):
+                losses = step()
             for parameter in self.parameters:
                 parameter.grad = None
             losses["loss"].backward()
@@ -276,7 +276,7 @@ class Fit:
     def save(self, finished: bool = False) -> None:
         """Write the checkpoint and the curve, each all at once; a finished one holds the averaged weights alone."""
         state: dict[str, Any] = {"steps": self.steps, "elapsed": self.elapsed, "average": self.average}
-        state |= {"curve": self.curve, "finished": finished}
+        state |= {"buffers": self.buffers, "curve": self.curve, "finished": finished}
         if not finished:
             state |= {
                 "parameters": [parameter.detach() for parameter in self.parameters],
@@ -304,6 +304,8 @@ class Fit:
         with torch.no_grad():
             torch._foreach_copy_(self.average, state["average"])
             torch._foreach_copy_(self.parameters, state["average" if state["finished"] else "parameters"])
+            for buffer, value in zip(self.buffers, state["buffers"], strict=True):
+                buffer.copy_(value)
         if state["finished"]:
             # A longer recipe goes on from the average; a shorter one has nothing left to do.
             return

@@ -6,12 +6,30 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from elite.attention import Conditioning, condition, record_attention
+from elite.prompts import TokenizedPrompts, encode_prompts, tokenize
 from elite.toybox.identity import IdentityEncoder
 from elite.toybox.judge import Judge
-from elite.toybox.world import ACCESSORIES, CLASSES, COLORS, LIVE, PATTERNS, SCENES, SELECTION_SUBJECTS, write_caption
+from elite.toybox.report_data import to_tensor
+from elite.toybox.shapes import training_noise
+from elite.toybox.world import (
+    ACCESSORIES,
+    CLASSES,
+    COLORS,
+    LIVE,
+    PATTERNS,
+    SCENES,
+    SELECTION_SUBJECTS,
+    Picture,
+    Subject,
+    render,
+    write_caption,
+)
 from tools.toybox.concept_report import EDIT_WEIGHT, PHOTO_PROMPT, PHOTO_WEIGHT, given_picture, identity_scale
 from tools.toybox.fit import say
 
@@ -52,6 +70,56 @@ def share_right(answers: Sequence[str], said: Sequence[dict[str, str]], name: st
     """Share of the answers that are what the prompt said, among prompts that say it."""
     asked = [answer == facts[name] for answer, facts in zip(answers, said, strict=True) if name in facts]
     return round(sum(asked) / max(1, len(asked)), 3)
+
+
+def best_iou(word_map: Tensor, mask: Tensor) -> Tensor:
+    """Intersection over union of maps and masks, at each map's best threshold.
+
+    Args:
+        word_map: (B, h, w), any scale.
+        mask: (B, h, w) of bool.
+
+    Returns:
+        (B,) in [0, 1].
+    """
+    scaled = word_map.flatten(1) / word_map.flatten(1).amax(1, keepdim=True).clamp_min(1e-12)
+    inside = mask.flatten(1).to(scaled.device)
+    best = torch.zeros(len(mask), device=scaled.device)
+    for threshold in torch.linspace(0.05, 0.95, 19).tolist():
+        found = scaled > threshold
+        overlap = (found & inside).sum(1) / (found | inside).sum(1).clamp(min=1)
+        best = torch.maximum(best, overlap.float())
+    return best
+
+
+@torch.no_grad()
+def word_map_iou(pipeline: Any, subjects: Sequence[Subject], inputs: Sequence[Picture], timestep: int = 500) -> Tensor:
+    """How well the primary word's map lies on the subject, (B,): `best_iou` with the mask of a noisy known picture.
+
+    Args:
+        pipeline: with the adapter.
+        subjects: one rendered in a scene for each.
+        inputs: what their words are encoded from.
+        timestep: how noisy the pictures are.
+    """
+    device, unet = pipeline.unet.device, pipeline.unet
+    scenes = [SCENES[(3 * row) % len(SCENES)] for row in range(len(subjects))]
+    shown = [render(s, scene=scene, seed=row) for row, (s, scene) in enumerate(zip(subjects, scenes, strict=True))]
+    concepts = pipeline.encode_concepts([p.image for p in inputs], [p.mask for p in inputs])
+    words = torch.stack([concept.words for concept in concepts])[:, :1].to(device)
+    tokenized = tokenize(pipeline.tokenizer, [f"a S* {scene}" for scene in scenes])
+    tokenized = TokenizedPrompts(*(part.to(device) for part in tokenized))
+    text = encode_prompts(pipeline.text_encoder, tokenized, words)
+    pixels = torch.stack([to_tensor(picture.image) for picture in shown]).to(device)
+    latents = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    noisy = training_noise().add_noise(latents, noise, torch.full((len(latents),), timestep, device=device))
+    with record_attention(unet) as record, condition(unet, Conditioning(None, tokenized.word_index)):
+        unet(noisy, timestep, encoder_hidden_states=text)
+    masks = torch.stack([torch.from_numpy(np.array(picture.mask)) for picture in shown])
+    size = latents.shape[-1]
+    cells = F.adaptive_avg_pool2d(masks[:, None].float() / 255, size)[:, 0] > 0.5
+    return best_iou(record.word_map(tokenized.word_index, size), cells).cpu()
 
 
 class UNetLook:
@@ -100,3 +168,20 @@ class ConceptLook:
                 numbers[f"{kind}_scenes"] = round(sum(right) / len(right), 3)
         say("concepts:", numbers)
         return numbers
+
+    @torch.no_grad()
+    def reweighting(self, pipeline: Any) -> dict[str, float]:
+        """Scenes kept at λ 1, with Eq. 8 and without it."""
+        concepts = pipeline.encode_concepts([p.image for p in self.inputs], [p.mask for p in self.inputs])
+        scenes = [SCENES[(3 * row) % len(SCENES)] for row in range(len(self.subjects))]
+        numbers = {}
+        for name, reweighting in (("lambda1_scenes", True), ("lambda1_scenes_without_reweighting", False)):
+            prompts = [f"a S* {scene}" for scene in scenes]
+            images = drawn(pipeline, prompts, concept=concepts, seed=1000, fusion_weight=1.0, reweighting=reweighting)
+            right = [a == b for a, b in zip(self.judge(images).scene, scenes, strict=True)]
+            numbers[name] = round(sum(right) / len(right), 3)
+        return numbers
+
+    def word_map_iou(self, pipeline: Any) -> float:
+        """`word_map_iou` of the subjects, each in a scene of its own."""
+        return round(float(word_map_iou(pipeline, self.subjects, self.inputs).mean()), 3)

@@ -9,7 +9,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 FILE = Path(__file__).with_name("recipe.yaml")
-PARTS = ("vae", "clip", "judge", "identity", "unet", "global", "local")
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

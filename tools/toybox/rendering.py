@@ -7,11 +7,13 @@ and a call that was stopped goes on with the chunks that have none.
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
 import random
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +46,11 @@ class PictureSet:
         self.split, self.pairs = split, pairs
         self.facts_folder = self.folder / f"{name}-facts"
         self._whole = 0
+
+    @property
+    def spec(self) -> list[Any]:
+        """The arguments that make this set again."""
+        return [str(self.folder), self.name, self.count, self.size, self.split, self.pairs]
 
     @property
     def chunks(self) -> list[tuple[int, int]]:
@@ -150,30 +157,33 @@ def portrait(picture: Picture) -> list[float]:
     return [round(value, 4) for value in (*numbers, subject.pattern_scale, *subject.proportions)]
 
 
-class Renderer(threading.Thread):
-    """Renders the missing chunks of some sets, one set after the other, in processes of their own.
-
-    Args:
-        sets: in the order in which they are needed.
-        processes: how many.
-    """
-
-    def __init__(self, sets: Sequence[PictureSet], processes: int) -> None:
-        super().__init__(daemon=True)
-        for pictures in sets:
-            pictures.prepare()
-        self.jobs = [(pictures, chunk) for pictures in sets for chunk in pictures.missing()]
-        self.processes = processes
-
-    def run(self) -> None:
-        """Render everything that is missing."""
-        if not self.jobs:
-            return
-        with multiprocessing.get_context("spawn").Pool(self.processes) as pool:
-            for _ in pool.imap(_render, self.jobs):
-                pass
+def render_beside(sets: Sequence[PictureSet], processes: int) -> subprocess.Popen[bytes] | None:
+    """Begin to render the missing chunks of some sets, in the order given, in processes that import nothing else."""
+    for pictures in sets:
+        pictures.prepare()
+    jobs = [(pictures.spec, chunk) for pictures in sets for chunk in pictures.missing()]
+    if not jobs:
+        return None
+    command = [sys.executable, "-m", "tools.toybox.rendering", str(processes)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    process.stdin.write(json.dumps(jobs).encode())
+    process.stdin.close()
+    atexit.register(process.terminate)
+    return process
 
 
-def _render(job: tuple[PictureSet, tuple[int, int]]) -> None:
-    pictures, chunk = job
-    pictures.render(chunk)
+def _render(job: tuple[list[Any], list[int]]) -> None:
+    spec, chunk = job
+    PictureSet(*spec).render(tuple(chunk))
+
+
+def main() -> None:
+    """Render the jobs that come on the standard input."""
+    jobs = json.load(sys.stdin)
+    with multiprocessing.get_context("fork").Pool(int(sys.argv[1])) as pool:
+        for _ in pool.imap(_render, jobs):
+            pass
+
+
+if __name__ == "__main__":
+    main()

@@ -116,7 +116,7 @@ def train_stage(
     def step() -> dict[str, Tensor]:
         rows = torch.randint(count, (size,), device=device)
         wide = torch.randint(1, max(2, objects.windows), (size,), device=device) % objects.windows
-        window = torch.where(torch.rand(size, device=device) < TIGHT, 0, wide)
+        window = wide.masked_fill(torch.rand(size, device=device) < TIGHT, 0)
         luck = (torch.arange(size, device=device) + torch.rand(size, device=device)) / size
         times = torch.searchsorted(edges, luck).clamp(max=len(edges) - 1)
         batch = {

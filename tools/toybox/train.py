@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,15 +25,16 @@ from elite.adapter import EliteAdapter
 from elite.pipeline import ElitePipeline
 from elite.toybox import shapes
 from elite.toybox.world import IMAGE_SIZE
+from elite.training.steps import CLASS_WORD
 from tools.toybox import backbone, stages
 from tools.toybox.bundle import feature_extractor, write_weights
 from tools.toybox.clip_pair import CaptionTable
 from tools.toybox.fit import Fit, OutOfTimeError, best_device, say, write_state
 from tools.toybox.looks import ConceptLook, UNetLook
 from tools.toybox.objects import Objects, ObjectSource
-from tools.toybox.pictures import Pictures
+from tools.toybox.pictures import Latents, Pictures
 from tools.toybox.recipe import FILE, Recipe, load_recipe
-from tools.toybox.rendering import PictureSet, Renderer
+from tools.toybox.rendering import PictureSet, render_beside
 from tools.toybox.tokenizer import build_tokenizer, world_captions
 
 UNFINISHED = 75  # exit status of a call whose time was over: call again
@@ -81,7 +83,7 @@ class Run:
 
     def start_rendering(self) -> None:
         """Render what is missing beside the training, and tokenise its captions."""
-        Renderer([self.train, self.validation, self.objects], self.workers).start()
+        render_beside([self.train, self.validation, self.objects], self.workers)
         tokenizer = self.folder / "tokenizer"
         if not (tokenizer / "tokenizer.json").exists():
             build_tokenizer(world_captions()).save_pretrained(tokenizer)
@@ -162,10 +164,9 @@ class Run:
             feature_extractor=feature_extractor(),
             image_encoder=image_encoder,
             requires_safety_checker=False,
-            adapter=adapter,
         )
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return pipeline.attach_adapter(adapter)
 
     def object_source(self) -> ObjectSource:
         """The objects that ELITE is trained on."""
@@ -189,7 +190,9 @@ def train_both(
     ending: str,
     look: ConceptLook | None = None,
     changes: dict[str, dict[str, Any]] | None = None,
-    latents: Any = None,
+    latents: Latents | None = None,
+    part: str | None = None,
+    which: Sequence[str] = ("global", "local"),
 ) -> None:
     """Train the global and the local stage of an adapter.
 
@@ -201,20 +204,23 @@ def train_both(
         look: measures on the way.
         changes: what differs from `stages.Stage`'s defaults, by stage.
         latents: of the targets, where they are computed already.
+        part: of the recipe that says how long, in place of the stages' own.
+        which: the stages to train.
     """
     recipe, adapter, layers = run.recipe, pipeline.adapter, pipeline.adapter.config.layers
     latents = source.latents(pipeline.vae) if latents is None else latents
     folder = f"parts{ending}"
-    for name in ("global", "local"):
+    for name in which:
         local = name == "local"
         plain = source.features(pipeline.image_encoder, layers, masked=False)
-        words = stages.words_of(adapter, plain) if local else None
+        by_class = (changes or {}).get(name, {}).get("words") == CLASS_WORD
+        words = stages.words_of(adapter, plain) if local and not by_class else None
         features = source.features(pipeline.image_encoder, layers, masked=True) if local else plain
         del plain
         objects = Objects(features, source.masks() if local else None, latents, source.windows, source.class_names)
         stage = stages.Stage(name, **{"snr_gamma": recipe.snr_gamma[name], **(changes or {}).get(name, {})})
         stages.train_stage(
-            pipeline, stage, objects, words, run.fitter(name, folder), recipe.attention_lr_scale,
+            pipeline, stage, objects, words, run.fitter(name, folder, part), recipe.attention_lr_scale,
             look=(lambda local=local: look(pipeline, local)) if look else None,
             looks=recipe.looks[name] if look else 0,
         )  # fmt: skip
