@@ -55,6 +55,7 @@ class Recipe(_Checked):
     parts: dict[str, Part]
     looking: Annotated[float, Field(ge=0)]
     snr_gamma: dict[str, Positive]
+    regularizer: dict[str, Annotated[float, Field(ge=0)]]
     attention_lr_scale: Positive
     looks: dict[str, Annotated[int, Field(ge=0)]]
 

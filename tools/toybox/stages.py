@@ -15,6 +15,7 @@ from elite.training.steps import CLASS_WORD, StageModule
 from tools.toybox.fit import Fit
 from tools.toybox.objects import Objects
 from elite.toybox.shapes import LATENT_SIZE
+from elite.toybox.world import CLASSES
 
 HIDDEN_DIM = 256
 TIGHT = 0.5  # share of targets that are the tight crop
@@ -27,12 +28,16 @@ class Stage:
     Attributes:
         name: "global" or "local".
         snr_gamma: γ by which timesteps are drawn; see `elite.losses.min_snr_weights`.
+        regularizer: λ of Eq. 4 or Eq. 7.
+        muon: whether Muon trains the matrices of the mappers and of the local keys and values.
         words: which words are injected, see `elite.training.steps.StageModule`; the stage's own when left out.
         fusion: further settings of `elite.training.steps.StageModule`.
     """
 
     name: str
     snr_gamma: float
+    regularizer: float
+    muon: bool = True
     words: str | None = None
     fusion: tuple[tuple[str, Any], ...] = ()
 
@@ -69,9 +74,24 @@ def words_of(adapter: EliteAdapter, features: Sequence[Tensor], batch: int = 256
     return torch.cat(parts)
 
 
-def embedding_scale(text_encoder: Any) -> float:
-    """Root mean square of the token embeddings, to two digits: the size that a word of the text encoder has."""
-    return round(float(text_encoder.get_input_embeddings().weight.detach().float().square().mean().sqrt()), 2)
+FRESH_WORD, FRESH_PATCH = 0.6, 0.25  # root mean square of what fresh mappers give, before any scale
+
+
+@torch.no_grad()
+def output_scales(text_encoder: Any, tokenizer: Any) -> dict[str, float]:
+    """Scales with which words and patches begin at the size of what they stand beside.
+
+    Returns:
+        ``output_scale`` for the root mean square of the embeddings of class words, and ``local_output_scale`` for that
+        of text features, each to one digit.
+    """
+    device = text_encoder.device
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(f"{name}</w>") for name in CLASSES], device=device)
+    words = text_encoder.get_input_embeddings()(ids).float().square().mean().sqrt()
+    text = tokenizer(["a photo of a dog"], padding="max_length", max_length=tokenizer.model_max_length)
+    features = text_encoder(torch.tensor(text.input_ids, device=device)).last_hidden_state.float().square().mean().sqrt()
+    scales = {"output_scale": words / FRESH_WORD, "local_output_scale": features / FRESH_PATCH}
+    return {name: float(f"{float(scale):.1g}") for name, scale in scales.items()}
 
 
 def train_stage(
@@ -96,7 +116,8 @@ def train_stage(
         look: measures the adapter, ``looks`` - 1 times on the way and once at the end.
         looks: how often.
     """
-    module = StageModule(pipeline, stage.name, snr_gamma=stage.snr_gamma, words=stage.words, **dict(stage.fusion))
+    module = StageModule(pipeline, stage.name, snr_gamma=stage.snr_gamma, words=stage.words,
+                         regularizer_weight=stage.regularizer, **dict(stage.fusion))
     device = module.unet.device
     texts = _texts(module, objects.class_names)
     chance = module.timestep_weights.to(device).double()
@@ -105,7 +126,10 @@ def train_stage(
     slow = [] if local else [
         weight for p in adapter.processors.values() for weight in (p.to_k_global.weight, p.to_v_global.weight)
     ]  # fmt: skip
-    fit = fitter([p for p in module.parameters() if p.requires_grad], slow=slow, slow_scale=attention_lr_scale)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    gentle = {id(weight) for weight in slow}
+    matrices = [p for p in trained if stage.muon and p.ndim == 2 and id(p) not in gentle]
+    fit = fitter(trained, matrices=matrices, slow=slow, slow_scale=attention_lr_scale)
     size, latents = fit.part.batch, objects.latents
     shape = (size, *latents.mean.shape[1:])
     ones = torch.ones(size, device=device)

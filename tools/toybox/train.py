@@ -21,9 +21,14 @@ import typer
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from safetensors.torch import load_file
+
 from elite.adapter import EliteAdapter
+from elite.attention import remove_processors
 from elite.pipeline import ElitePipeline
 from elite.toybox import shapes
+from elite.toybox.identity import IdentityEncoder
+from elite.toybox.judge import Judge
 from elite.toybox.world import IMAGE_SIZE
 from elite.training.steps import CLASS_WORD
 from tools.toybox import backbone, stages
@@ -81,6 +86,14 @@ class Run:
         options = {"by_samples": self.by_samples, "deadline": self.deadline, "part": self.recipe.parts[part or name]}
         return functools.partial(Fit, self.folder / folder, name, **options)
 
+    def parts(self, weights: Path | None = None) -> dict[str, Any]:
+        """The backbone's parts: trained, or those of a weights folder; the pictures are rendered beside."""
+        if weights is not None:
+            render_beside([self.objects], self.workers)
+            return self.backbone_of(weights)
+        self.start_rendering()
+        return self.backbone()
+
     def start_rendering(self) -> None:
         """Render what is missing beside the training, and tokenise its captions."""
         render_beside([self.train, self.validation, self.objects], self.workers)
@@ -128,6 +141,17 @@ class Run:
         )
         return parts
 
+    def backbone_of(self, weights: Path) -> dict[str, Any]:
+        """Every part of the backbone of a weights folder, in place of training them."""
+        pipeline = ElitePipeline.from_pretrained(weights, adapter="init").to(self.device)
+        remove_processors(pipeline.unet)
+        names = ("vae", "text_encoder", "image_encoder", "tokenizer", "unet")
+        parts = {name: getattr(pipeline, name) for name in names}
+        parts["judge"] = Judge.from_pretrained(weights / "judge").to(self.device)
+        parts["identity_encoder"] = IdentityEncoder.from_pretrained(weights / "identity_encoder").to(self.device)
+        self.clip_head = load_file(weights / "clip_head.safetensors")
+        return parts
+
     @staticmethod
     def plain_pipeline(parts: dict[str, Any]) -> StableDiffusionPipeline:
         """The base model of some parts."""
@@ -150,9 +174,11 @@ class Run:
             unet,
             text_encoder,
             image_encoder,
-            hidden_dim=stages.HIDDEN_DIM,
-            output_scale=stages.embedding_scale(text_encoder),
-            **options,
+            **{
+                "hidden_dim": stages.HIDDEN_DIM,
+                **stages.output_scales(text_encoder, parts["tokenizer"]),
+                **options,
+            },
         ).to(self.device)
         pipeline = ElitePipeline(
             vae=parts["vae"],
@@ -218,7 +244,8 @@ def train_both(
         features = source.features(pipeline.image_encoder, layers, masked=True) if local else plain
         del plain
         objects = Objects(features, source.masks() if local else None, latents, source.windows, source.class_names)
-        stage = stages.Stage(name, **{"snr_gamma": recipe.snr_gamma[name], **(changes or {}).get(name, {})})
+        settings = {"snr_gamma": recipe.snr_gamma[name], "regularizer": recipe.regularizer[name]}
+        stage = stages.Stage(name, **settings | (changes or {}).get(name, {}))
         stages.train_stage(
             pipeline, stage, objects, words, run.fitter(name, folder, part), recipe.attention_lr_scale,
             look=(lambda local=local: look(pipeline, local)) if look else None,
@@ -239,6 +266,7 @@ def main(
     minutes: Annotated[float, typer.Option(help="Stop after so many minutes; call again to go on.")] = math.inf,
     by_samples: Annotated[bool, typer.Option("--by-samples", help="Count samples on a GPU as well.")] = False,
     workers: Annotated[int | None, typer.Option(help="Processes that render.")] = None,
+    backbone_from: Annotated[Path | None, typer.Option(help="Weights folder whose backbone is kept.")] = None,
 ) -> None:
     """Train everything from a seed, or go on; ends with status 75 when the time was over before the end."""
     wanted = load_recipe(recipe)
@@ -246,8 +274,7 @@ def main(
     if run.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
-        run.start_rendering()
-        parts = run.backbone()
+        parts = run.parts(backbone_from)
         parts["adapter"] = run.elite(parts)
     except OutOfTimeError as stopped:
         say(f"{stopped}; call again to go on.")

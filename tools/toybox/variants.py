@@ -56,13 +56,13 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for an adapter of each variant.")] = Path("build/toybox/variants"),
     share: Annotated[float, typer.Option(help="Share of the recipe, as the run was trained.")] = 1.0,
     minutes: Annotated[float, typer.Option(help="Stop after so many minutes; call again to go on.")] = math.inf,
+    backbone_from: Annotated[Path | None, typer.Option(help="Weights folder whose backbone is kept.")] = None,
 ) -> None:
     """Train every variant that is not there yet."""
     recipe = load_recipe()
     run = Run(folder or default_folder(), recipe if share == 1 else recipe.shortened(share), True, minutes)
     try:
-        run.start_rendering()
-        parts = run.backbone()
+        parts = run.parts(backbone_from)
         source = run.object_source()
         latents = source.latents(parts["vae"])
         for name, variant in VARIANTS.items():
