@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRAIN_ENV := MALLOC_MMAP_THRESHOLD_=17179869184 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 
-.PHONY: help book test lab bench lint refresh toybox toybox-report clean
+.PHONY: help book test test-perturbed lab bench gpu lint refresh toybox toybox-report clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -32,9 +32,16 @@ lab: $(STAMP)  ## open the chapters in JupyterLab
 bench: $(STAMP)  ## measure, side by side, and write bench/results.json
 	$(BIN)/python -m bench
 
-lint: $(STAMP)  ## check style
+test-perturbed: $(STAMP)  ## run every chapter as on a device that computes a little differently
+	ELITE_NOISE=1e-5 ELITE_BUDGET_FACTOR=0 $(BIN)/python -m pytest --nbval book/
+
+gpu:  ## on a GPU, with PYTHON's torch: chapters, tests and measurements; logs go to build/gpu
+	PYTHON=$(PYTHON) tools/gpu_rehearsal.sh build/gpu
+
+lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 refresh: $(STAMP)  ## run all chapters again and keep their outputs
 	$(BIN)/python tools/refresh.py
@@ -46,4 +53,4 @@ toybox-report: $(STAMP)  ## measure the bundled miniature; sheets of pictures go
 	@$(BIN)/python -m elite.toybox.report
 
 clean:  ## remove what builds leave, the virtual environment included
-	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -2,6 +2,11 @@
 
 A chapter names its budget in its notebook metadata, ``{"elite": {"budget": {"seconds": 60}}}``: seconds on two cores.
 A run that takes longer fails. ``ELITE_BUDGET_FACTOR`` widens the budgets on slower machines; 0 turns them off.
+
+``ELITE_NOISE=1e-5`` runs the chapters as a device would that computes a little differently (`tools/perturbation.py`).
+Cells tagged ``two-ways``, which compare two ways of computing the same, are left out of the noise, not of the run.
+
+What a cell writes to stderr differs from machine to machine and is not compared; ``-rP`` shows it.
 """
 
 from __future__ import annotations
@@ -9,7 +14,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +32,12 @@ KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONHASHSEED": "0",
 }
+
+# Runs in every kernel before its first cell, as a file in IPython's startup folder.
+NOISE = """
+from tools.perturbation import start
+start(get_ipython(), relative={relative})
+"""
 
 _seconds: dict[Path, float] = defaultdict(float)
 
@@ -59,6 +72,33 @@ def pytest_configure(config: pytest.Config) -> None:
     # the running interpreter, unless the caller asked for a kernel by name
     if not option.nbval_kernel_name:
         option.nbval_current_env = True
+    if relative := os.environ.get("ELITE_NOISE"):
+        folder = tempfile.TemporaryDirectory(prefix="elite-ipython-")
+        config.add_cleanup(folder.cleanup)
+        startup = Path(folder.name, "profile_default", "startup")
+        startup.mkdir(parents=True)
+        startup.joinpath("noise.py").write_text(NOISE.format(relative=float(relative)))
+        os.environ["IPYTHONDIR"] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not hasattr(item.parent, "skip_compare"):
+            continue  # not a cell
+        if "stderr" not in item.parent.skip_compare:
+            item.parent.skip_compare += ("stderr",)
+        if os.environ.get("ELITE_NOISE") and "two-ways" in item.cell.metadata.get("tags", []):
+            item.cell.source = f"# two-ways\n{item.cell.source}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    report = yield
+    if call.when == "call":
+        for output in getattr(item, "test_outputs", None) or []:
+            if output.get("name") == "stderr":
+                report.sections.append(("what the cell wrote to stderr", output["text"]))
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
+from diffusers import DiffusionPipeline
 
 from elite.attention import Conditioning
 from elite.pipeline import ElitePipeline
@@ -17,25 +19,32 @@ GUIDANCE = 5.0
 WEIGHT = 0.6
 
 
-def pipelines(pipe: ElitePipeline, steps: int, batch: int, output_type: str, ip_adapter: bool) -> dict[str, Callable]:
-    """Whole pipelines on one UNet: "elite", "plain" and, where asked, "ip_adapter"."""
+def bases(pipe: ElitePipeline, ip_adapter: bool) -> dict[str, DiffusionPipeline]:
+    """The pipelines that are compared, each with its own UNet of the same weights: "elite", "plain", "ip_adapter"."""
+    others = {"ip_adapter": models.with_ip_adapter(models.plain_twin(pipe))} if ip_adapter else {}
+    return {"elite": pipe, "plain": models.plain_twin(pipe), **others}
+
+
+def pipelines(
+    contestants: Mapping[str, DiffusionPipeline], steps: int, batch: int, output_type: str
+) -> dict[str, Callable]:
+    """Whole runs of each of `bases`."""
+    pipe = contestants["elite"]
     concept = models.random_concept(pipe)
     options = {"num_inference_steps": steps, "guidance_scale": GUIDANCE, "output_type": output_type}
+    draw = torch.Generator().manual_seed(0)
+    embeds = torch.randn(2 * batch, 1, models.IMAGE_WIDTH, generator=draw).to(pipe.device, pipe.dtype)
+    own = {
+        "elite": {"prompt": ["a S* in the snow"] * batch, "concept": concept, "fusion_weight": WEIGHT},
+        "plain": {"prompt": ["a dog in the snow"] * batch},
+        "ip_adapter": {"prompt": ["a dog in the snow"] * batch, "ip_adapter_image_embeds": [embeds]},
+    }
 
-    def seeds() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(number) for number in range(batch)]
+    def run(name: str) -> object:
+        seeds = [torch.Generator().manual_seed(number) for number in range(batch)]
+        return contestants[name](**own[name], generator=seeds, **options)
 
-    def elite() -> object:
-        return pipe(["a S* in the snow"] * batch, concept=concept, fusion_weight=WEIGHT, generator=seeds(), **options)
-
-    def run(other, **more: object) -> Callable[[], object]:
-        return lambda: other(["a dog in the snow"] * batch, generator=seeds(), **options, **more)
-
-    contestants = {"elite": elite, "plain": run(models.plain_twin(pipe))}
-    if ip_adapter:
-        embeds = [torch.randn(2 * batch, 1, models.IMAGE_WIDTH, generator=torch.Generator().manual_seed(0))]
-        contestants["ip_adapter"] = run(models.with_ip_adapter(models.plain_twin(pipe)), ip_adapter_image_embeds=embeds)
-    return contestants
+    return {name: partial(run, name) for name in contestants}
 
 
 def procedures(pipe: ElitePipeline, steps: int, batch: int = 1) -> dict[str, Callable]:

@@ -1,4 +1,4 @@
-"""What is measured: the toybox, and a random Stable Diffusion with v1-4's attention shapes at reduced width."""
+"""What is measured: the toybox, and a random Stable Diffusion with v1-4's shapes, at reduced and at full width."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from elite.toybox import WEIGHTS
 
 TEXT_WIDTH = 192
 IMAGE_WIDTH = 64
+VAE_BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 
 
 def sd_shaped() -> ElitePipeline:
@@ -56,9 +57,39 @@ def sd_shaped() -> ElitePipeline:
             projection_dim=IMAGE_WIDTH,
         )
     )
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    pipe = ElitePipeline(
-        vae=AutoencoderKL(block_out_channels=(8, 8, 8, 8), latent_channels=4, norm_num_groups=4, **blocks),
+    vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), latent_channels=4, norm_num_groups=4, **VAE_BLOCKS)
+    return _ready(_assembled(tokenizer, text_encoder, unet, vae, image_encoder), hidden_dim=64)
+
+
+def sd_v1_4(device: str, dtype: torch.dtype) -> ElitePipeline:
+    """Random weights in the shapes of Stable Diffusion v1-4 with CLIP ViT-L/14, made on the device: nothing is read."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=77)
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    with torch.device(device):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        text_encoder = CLIPTextModel(CLIPTextConfig(**text, eos_token_id=tokenizer.eos_token_id))
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **VAE_BLOCKS
+        )
+        image_encoder = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(**vision, image_size=224, patch_size=14, projection_dim=768)
+        )
+    for part in (unet, text_encoder, vae, image_encoder):
+        part.to(device, dtype)
+    return _ready(_assembled(tokenizer, text_encoder, unet, vae, image_encoder), hidden_dim=1024)
+
+
+def _assembled(
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    image_encoder: CLIPVisionModelWithProjection,
+) -> ElitePipeline:
+    return ElitePipeline(
+        vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
@@ -70,7 +101,6 @@ def sd_shaped() -> ElitePipeline:
         image_encoder=image_encoder,
         requires_safety_checker=False,
     )
-    return _ready(pipe)
 
 
 def toybox() -> ElitePipeline:
@@ -78,12 +108,12 @@ def toybox() -> ElitePipeline:
     return _ready(load_pipeline("toybox", device="cpu"))
 
 
-def _ready(pipe: ElitePipeline) -> ElitePipeline:
+def _ready(pipe: ElitePipeline, hidden_dim: int = 64) -> ElitePipeline:
     pipe.set_progress_bar_config(disable=True)
     if not pipe.has_adapter:
         from elite.adapter import EliteAdapter
 
-        adapter = EliteAdapter.for_models(pipe.unet, pipe.text_encoder, pipe.image_encoder, hidden_dim=64)
+        adapter = EliteAdapter.for_models(pipe.unet, pipe.text_encoder, pipe.image_encoder, hidden_dim=hidden_dim)
         pipe.attach_adapter(adapter)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.image_encoder, pipe.adapter):
         part.requires_grad_(False).eval()
@@ -95,7 +125,8 @@ def plain_twin(pipe: ElitePipeline) -> StableDiffusionPipeline:
     pipe.adapter.detach()
     unet = copy.deepcopy(pipe.unet)
     pipe.adapter.attach(pipe.unet)
-    twin = StableDiffusionPipeline(**{**pipe.components, "unet": unet}, requires_safety_checker=False)
+    parts = {name: part for name, part in pipe.components.items() if name != "adapter"}
+    twin = StableDiffusionPipeline(**{**parts, "unet": unet}, requires_safety_checker=False)
     twin.set_progress_bar_config(disable=True)
     return twin
 
@@ -127,4 +158,5 @@ def with_ip_adapter(twin: StableDiffusionPipeline) -> StableDiffusionPipeline:
     unet.set_attn_processor(processors)
     unet.encoder_hid_proj = MultiIPAdapterImageProjection([ImageProjection(IMAGE_WIDTH, width, 4)])
     unet.config.encoder_hid_dim_type = "ip_image_proj"
+    unet.to(twin.device, unet.dtype)  # the new parts as well
     return twin

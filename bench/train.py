@@ -110,8 +110,7 @@ class NaiveStep:
 
 
 def steps(pipe: ElitePipeline, stage: str, rows: int = 1) -> dict[str, Callable[[], Tensor]]:
-    """One whole step, optimiser included, of "ours" and "naive"; each returns its loss and the
-    norm of its gradient.
+    """One whole step, optimiser included, of "ours" and "naive"; each returns its loss and its gradient's norm.
 
     Ours is given what a run keeps (see `elite.training.caching`): in the global stage the latents, whose source is
     never changed, in the local stage the words. CLIP sees a changed picture at every step in both.

@@ -48,3 +48,5 @@ from .prompts import (
 )
 from .sampling import guided_noise_prediction as guided_noise_prediction
 from .sampling import sample_lms as sample_lms
+
+__version__: str

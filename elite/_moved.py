@@ -13,6 +13,7 @@ MOVED = {
     "elite.commands": "elite.cli",
     "elite.conditioning": "elite.attention.conditioning",
     "elite.data.command": "elite.cli.download",
+    "elite.data.local": "elite.data.unpack",
     "elite.exercises": "elite.teaching.exercises",
     "elite.figures": "elite.teaching.figures",
     "elite.files": "elite.io.files",
@@ -23,6 +24,7 @@ MOVED = {
     "elite.recording": "elite.attention.recording",
     "elite.toybox.checksums": "elite.io.checksums",
     "elite.training.attention": "elite.training.explicit_attention",
+    "elite.training.checkpoint": "elite.training.run_folder",
     "elite.training.rows": "elite.training.row_cache",
     "elite.widgets": "elite.teaching.widgets",
 }
@@ -38,16 +40,20 @@ def new_path(name: str) -> str | None:
 
 
 class OldPaths:
-    """Imports a module of `MOVED` from its new place, with a `DeprecationWarning`."""
+    """Imports a module of `MOVED` from its new place, with a `DeprecationWarning`.
+
+    Not a subclass of the protocols in ``importlib.abc``: loading these would take longer than the rest of ``elite``.
+    """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if new_path(fullname) else None
+        return ModuleSpec(fullname, self) if new_path(fullname) else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        old, new = module.__name__, new_path(module.__name__)
+        old = module.__name__
+        new = new_path(old) or old
         if old not in PROMISED:
             warnings.warn(f"{old} is {new} now; the old path goes with 1.0.", DeprecationWarning, stacklevel=2)
         sys.modules[old] = import_module(new)

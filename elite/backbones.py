@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .io.checksums import verify
+
 if TYPE_CHECKING:
     from .pipeline import ElitePipeline
 
-# Commits of the Hub repositories this project names. None: no commit is known to us, so the newest is loaded.
+# Commits of the Hub repositories that this project names. None: no commit is known to us, so the newest is loaded.
 REVISIONS: Mapping[str, str | None] = MappingProxyType(
     {
         "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
@@ -28,6 +29,7 @@ REVISIONS: Mapping[str, str | None] = MappingProxyType(
 SD14 = "CompVis/stable-diffusion-v1-4"
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 NAMES = ("toybox", "sd14")
+TOYBOX = Path(__file__).parent / "toybox" / "weights"  # by its path: nothing below the toybox imports it
 
 
 def best_device() -> torch.device:
@@ -76,7 +78,7 @@ def load_pipeline(
     small = str(name) == "toybox" or device.type == "cpu"
     dtype = dtype or (torch.float32 if small else torch.float16)
     if str(name) == "toybox":
-        folder = _toybox_folder()
+        folder = verify(TOYBOX)
     elif str(name) == "sd14":
         return _cast(_load_sd14(dtype, **kwargs), dtype).to(device)
     else:
@@ -95,9 +97,9 @@ def load_pipeline(
 
 
 def default_guidance(name: str | Path | None = None) -> float:
-    """The guidance scale that suits a base model with a concept: 5, as in the paper; 3 for the toybox.
+    """The guidance scale that suits a base model: 5, as in the paper; 3 for the toybox.
 
-    Guidance exaggerates the local branch as well. At 5 the miniature loses more of its scenes (see its card).
+    Guidance amplifies the local branch as well: at 5 the miniature loses more of its scenes (see its card).
 
     Args:
         name: as for `load_pipeline`.
@@ -106,7 +108,7 @@ def default_guidance(name: str | Path | None = None) -> float:
 
 
 def _usable(device: torch.device | str) -> torch.device:
-    """The device, tried: what is missing is said before anything is loaded."""
+    """Try the device, so that an unusable one is reported before anything is loaded."""
     try:
         torch.empty(0, device=device)
         return torch.device(device)
@@ -134,7 +136,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
-    """Cast what was loaded: the name of the argument that sets the type differs between releases of diffusers.
+    """Cast what was loaded: the argument that sets the type has different names in different releases of diffusers.
 
     Parts that have the type already are left alone: diffusers warns whenever a model of its own is cast.
     """
@@ -142,13 +144,6 @@ def _cast(pipe: ElitePipeline, dtype: torch.dtype) -> ElitePipeline:
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype=dtype)
     return pipe
-
-
-def _toybox_folder() -> Path:
-    """The bundled miniature's folder, its files checked."""
-    toybox = import_module("elite.toybox")  # by name: nothing below the toybox imports it
-    toybox.verify()
-    return Path(toybox.WEIGHTS)
 
 
 def _load_sd14(dtype: torch.dtype, **kwargs: Any) -> ElitePipeline:

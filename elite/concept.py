@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Concept:
     Attributes:
         words: word embeddings v (N, d); the first is the primary word.
         patch_embeddings: e (p², d), zero outside the subject's mask.
-        metadata: what made them; ``"encoder"`` is the fingerprint of image encoder and mappers.
+        metadata: what made them, as `EliteAdapter.made_by` says, and from what.
 
     Raises:
         ValueError: for shapes that do not belong together.
@@ -63,6 +63,27 @@ class Concept:
                 f"this concept was made by the encoder {self.encoder}, but the pipeline has {encoder}: "
                 "encode the picture again with this pipeline."
             )
+
+    def check_makers(self, makers: Mapping[str, str]) -> None:
+        """Refuse to be used by others than those who made it.
+
+        Args:
+            makers: those of the pipeline, see `EliteAdapter.made_by`. A concept without an adapter's content id, as 0.1
+                made them, is held to the fingerprint of image encoder and mappers.
+
+        Raises:
+            ValueError: when both sides know the same of their makers, and it differs.
+        """
+        names = {"adapter": "adapter", "image_encoder": "image encoder"}
+        if not (self.metadata.get("adapter") and makers.get("adapter")):
+            return self.check_encoder(makers.get("encoder", ""))
+        for key, name in names.items():
+            mine, theirs = self.metadata.get(key), makers.get(key)
+            if mine and theirs and mine != theirs:
+                raise ValueError(
+                    f"this concept was made by the {name} {mine}, but the pipeline has {theirs}: "
+                    "encode the picture again with this pipeline."
+                )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Concept:
         """The same concept on another device or in another type."""
@@ -152,7 +173,7 @@ def assign_concepts(
             marks.append(present[0])
         chosen = [concept[mark] for mark in marks]
     else:
-        chosen = list(concept) if isinstance(concept, (list, tuple)) else [concept] * len(prompts)
+        chosen = list(concept) if isinstance(concept, (list, tuple)) else [cast(Concept, concept)] * len(prompts)
         marks = [placeholder] * len(prompts)
     if len(chosen) != len(prompts):
         raise ValueError(

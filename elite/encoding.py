@@ -18,12 +18,13 @@ from .io.tensors import check_finite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import CLIPVisionModelWithProjection
 
 
 @torch.no_grad()
 def encode_pictures(
     adapter: EliteAdapter,
-    image_encoder: torch.nn.Module,
+    image_encoder: CLIPVisionModelWithProjection,
     images: Sequence[str | Path | Image],
     masks: Sequence[str | Path | Image | None] | None = None,
     mask_mode: str = "nearest",
@@ -32,7 +33,7 @@ def encode_pictures(
     """Encode several pictures in one batch, one concept each.
 
     Args:
-        adapter: its mappers are used.
+        adapter: its mappers are used, where the encoder computes.
         image_encoder: the CLIP image encoder they read.
         images: paths or pictures; the subject should fill most of each.
         masks: one for each picture, white on the subject; None takes the whole picture.
@@ -61,12 +62,11 @@ def encode_pictures(
         part = whole  # both branches read the same pixels: one pass of the encoder is enough
     else:
         part = clip_features(image_encoder, preprocess(masked, side).to(device, dtype), layers)
-    words = _run(adapter.global_mapper, whole)  # (B, N, d)
-    patches = _run(adapter.local_mapper, part, on_grid)  # (B, p², d)
+    words, patches = adapter(whole, part, on_grid.to(device))  # (B, N, d), (B, p², d)
     check_finite({"words": words, "patch_embeddings": patches}, "the encoded picture")
 
     made = {
-        "encoder": adapter.encoder_id(image_encoder),
+        **adapter.made_by(image_encoder),
         "layers": list(layers),
         "mask_mode": mask_mode,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
@@ -79,14 +79,6 @@ def encode_pictures(
         )
         for i in range(len(pictures))
     ]
-
-
-def _run(mapper: torch.nn.Module, features: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
-    """Run a mapper where the features are, in its own type (training may keep it in float32)."""
-    mapper.to(features[0].device)
-    dtype = next(mapper.parameters()).dtype
-    inputs = tuple(feature.to(dtype) for feature in features)
-    return mapper(inputs) if mask is None else mapper(inputs, mask.to(features[0].device))
 
 
 def _mask_on_grid(mask: Image | None, side: int, grid: int, mode: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import CLIPVisionModel
 
 # The statistics every CLIP image encoder was trained with (openai/CLIP).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -25,8 +26,8 @@ def default_layers(num_hidden_layers: int) -> tuple[int, ...]:
         num_hidden_layers: depth of the image encoder, at least 1.
 
     Returns:
-        Layer indexes in 1 … depth; the deepest gives the primary word w0. An encoder of fewer than five layers
-        repeats none: it gives fewer.
+        Layer indexes in 1 … depth; the deepest gives the primary word w0. An encoder with fewer than five layers
+        gives fewer, without repetitions.
 
     Raises:
         ValueError: for a depth below 1.
@@ -38,7 +39,7 @@ def default_layers(num_hidden_layers: int) -> tuple[int, ...]:
 
 
 def check_layers(layers: Sequence[int], num_hidden_layers: int) -> tuple[int, ...]:
-    """Layer indexes as a tuple, or a clear error.
+    """Check layer indexes and return them as a tuple.
 
     Args:
         layers: indexes into the encoder's hidden states: 0 (after the embeddings) … depth.
@@ -59,7 +60,7 @@ def check_layers(layers: Sequence[int], num_hidden_layers: int) -> tuple[int, ..
 
 
 def clip_features(
-    image_encoder: torch.nn.Module, pixel_values: Tensor, layers: Sequence[int] | None = None
+    image_encoder: CLIPVisionModel, pixel_values: Tensor, layers: Sequence[int] | None = None
 ) -> tuple[Tensor, ...]:
     """Hidden states of the chosen layers, CLS token first, without the final LayerNorm.
 
@@ -81,10 +82,10 @@ def clip_features(
 
 
 def preprocess(images: Sequence[Image] | Image, image_size: int) -> Tensor:
-    """Pictures as a CLIP image encoder wants them.
+    """Preprocess pictures for a CLIP image encoder.
 
-    The whole picture is resized to a square (bicubic), as the authors do: nothing is cropped away, so crop to the
-    object before when the aspect ratio matters.
+    The whole picture is resized to a square (bicubic), as the authors do: nothing is cropped, so crop to the
+    object first if the aspect ratio matters.
 
     Args:
         images: RGB pictures, or one.
@@ -119,7 +120,7 @@ def patch_mask(mask: Tensor, grid: int, mode: str = "nearest") -> Tensor:
 
     Args:
         mask: (B, 1, H, W) in [0, 1], 1 on the object.
-        grid: patches a side, p (16 for ViT-L/14 at 224 pixels).
+        grid: patches per side, p (16 for ViT-L/14 at 224 pixels).
         mode: "nearest" takes one pixel for each patch, as the authors do; "area" takes the covered fraction.
 
     Returns:
@@ -138,6 +139,6 @@ def patch_mask(mask: Tensor, grid: int, mode: str = "nearest") -> Tensor:
     return small.flatten(2).transpose(1, 2)  # (B, p², 1)
 
 
-def patch_grid(image_encoder: torch.nn.Module) -> int:
-    """Patches a side, p, of a CLIP image encoder."""
+def patch_grid(image_encoder: CLIPVisionModel) -> int:
+    """Patches per side, p, of a CLIP image encoder."""
     return image_encoder.config.image_size // image_encoder.config.patch_size

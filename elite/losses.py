@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,20 @@ from ._values import visible
 
 GLOBAL_WEIGHT = 0.01  # λ_global of Eq. 4
 LOCAL_WEIGHT = 1e-4  # λ_local of Eq. 7
+
+
+class LossParts(NamedTuple):
+    """A stage's loss and what it is made of, scalars.
+
+    Attributes:
+        loss: the total: ``diffusion`` plus the weighted ``regularizer``.
+        diffusion: Eq. 1, in the local stage where the picture is.
+        regularizer: mean absolute value of the words (Eq. 4) or of the local values (Eq. 7), unweighted.
+    """
+
+    loss: Tensor
+    diffusion: Tensor
+    regularizer: Tensor
 
 
 def _exact(tensor: Tensor) -> Tensor:
@@ -89,14 +104,14 @@ def diffusion_loss(
     return ((squared * mask).sum(dim=(1, 2, 3)) / covered).mean()
 
 
-def global_loss(
+def global_loss_parts(
     noise_pred: Tensor,
     noise: Tensor,
     words: Tensor,
     weight: float = GLOBAL_WEIGHT,
     sample_weights: Tensor | None = None,
-) -> Tensor:
-    """Loss of the global stage (Eq. 4): Eq. 1 plus the mean absolute value of the words.
+) -> LossParts:
+    """Loss of the global stage (Eq. 4) with its parts: Eq. 1 plus the mean absolute value of the words.
 
     Args:
         noise_pred: prediction (B, C, h, w).
@@ -106,24 +121,36 @@ def global_loss(
         sample_weights: see `diffusion_loss`.
 
     Returns:
-        A scalar.
+        See `LossParts`.
 
     Raises:
         ValueError: for shapes that do not fit.
     """
-    error = diffusion_loss(noise_pred, noise, sample_weights=sample_weights)
-    return error + weight * _exact(words).abs().mean()
+    diffusion = diffusion_loss(noise_pred, noise, sample_weights=sample_weights)
+    regularizer = _exact(words).abs().mean()
+    return LossParts(diffusion + weight * regularizer, diffusion, regularizer)
 
 
-def local_loss(
+def global_loss(
+    noise_pred: Tensor,
+    noise: Tensor,
+    words: Tensor,
+    weight: float = GLOBAL_WEIGHT,
+    sample_weights: Tensor | None = None,
+) -> Tensor:
+    """The total of `global_loss_parts`, a scalar (Eq. 4)."""
+    return global_loss_parts(noise_pred, noise, words, weight, sample_weights).loss
+
+
+def local_loss_parts(
     noise_pred: Tensor,
     noise: Tensor,
     mask: Tensor,
     values_local: Sequence[Tensor],
     weight: float = LOCAL_WEIGHT,
     sample_weights: Tensor | None = None,
-) -> Tensor:
-    """Loss of the local stage (Eq. 7): Eq. 1 where the picture is, plus the mean absolute local value.
+) -> LossParts:
+    """Loss of the local stage (Eq. 7) with its parts: Eq. 1 where the picture is, plus the mean absolute local value.
 
     Args:
         noise_pred: prediction (B, C, h, w).
@@ -134,12 +161,25 @@ def local_loss(
         sample_weights: see `diffusion_loss`.
 
     Returns:
-        A scalar.
+        See `LossParts`.
 
     Raises:
         ValueError: for shapes that do not fit, an empty mask, or no local values.
     """
     if not values_local:
         raise ValueError("values_local is empty: give V^l of every layer, as attention.local_values returns them.")
-    penalty = torch.stack([_exact(value).abs().mean() for value in values_local]).mean()
-    return diffusion_loss(noise_pred, noise, mask, sample_weights) + weight * penalty
+    regularizer = torch.stack([_exact(value).abs().mean() for value in values_local]).mean()
+    diffusion = diffusion_loss(noise_pred, noise, mask, sample_weights)
+    return LossParts(diffusion + weight * regularizer, diffusion, regularizer)
+
+
+def local_loss(
+    noise_pred: Tensor,
+    noise: Tensor,
+    mask: Tensor,
+    values_local: Sequence[Tensor],
+    weight: float = LOCAL_WEIGHT,
+    sample_weights: Tensor | None = None,
+) -> Tensor:
+    """The total of `local_loss_parts`, a scalar (Eq. 7)."""
+    return local_loss_parts(noise_pred, noise, mask, values_local, weight, sample_weights).loss

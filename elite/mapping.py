@@ -135,7 +135,7 @@ class LocalMapper(_PairedMapper):
         Raises:
             ValueError: when the number of layers or a shape does not fit.
         """
-        # The CLS output (B, 1, d) is added to every patch: each patch knows what the whole picture shows.
+        # The CLS output (B, 1, d) is added to every patch: each patch then knows what the whole picture shows.
         per_layer = [cls_out + patch_out for cls_out, patch_out in self._outputs(features)]
         embeddings = torch.stack(per_layer).mean(dim=0) * self.output_scale  # (B, p², d)
         if mask is None:

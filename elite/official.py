@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import WEIGHTS_NAME, EliteAdapter, EliteConfig
+from .adapter import CONFIG_NAME, EliteAdapter, is_adapter_config
 from .features import default_layers
-from .io.files import replacing
+from .io.files import read_json, replacing
 from .io.fingerprint import fingerprint
 from .io.hub import find_file
 from .io.tensors import check_finite
@@ -64,9 +64,11 @@ def load_official(
     first, second = _read(global_pt), _read(local_pt)
     config = _infer_config(first, global_pt, layers, "" if image_encoder is None else fingerprint([image_encoder]))
     with torch.device("meta"):
-        adapter = EliteAdapter(config)
+        adapter = EliteAdapter(**config)
     renamed = _to_ours(first, "global", global_pt) | _to_ours(second, "local", local_pt)
-    adapter.load_weights(renamed, f"{global_pt} with {local_pt}")
+    adapter.check_weights(renamed, f"{global_pt} with {local_pt}")
+    adapter.load_state_dict(renamed, assign=True)
+    adapter.eval()
     return adapter if unet is None else adapter.attach(unet)
 
 
@@ -131,7 +133,7 @@ def own_adapter(source: str | Path, folder: str, revision: str | None = None, **
         FileNotFoundError: when the Hub cannot be reached, though it was not forbidden to ask.
     """
     try:
-        found = find_file(source, WEIGHTS_NAME, revision, folder, **hub)
+        found = find_file(source, CONFIG_NAME, revision, folder, **hub)
     except FileNotFoundError:
         from huggingface_hub import constants
 
@@ -148,18 +150,19 @@ def named_adapter(source: str | Path, revision: str | None = None, **hub: Any) -
         FileNotFoundError: when it holds neither.
     """
     unreachable = None
-    for name, folder in ((WEIGHTS_NAME, None), (GLOBAL_NAME, None), (GLOBAL_NAME, _SUBFOLDER)):
+    for name, folder in ((CONFIG_NAME, None), (GLOBAL_NAME, None), (GLOBAL_NAME, _SUBFOLDER)):
         try:
             found = find_file(source, name, revision, folder, **hub)
         except FileNotFoundError as error:
             unreachable = error  # offline, what is not in the cache may still be there under the next name
             continue
-        if found is not None and name == WEIGHTS_NAME:
-            return EliteAdapter.from_pretrained(source, revision, **hub)
-        if found is not None:
+        if found is not None and name == CONFIG_NAME:
+            if is_adapter_config(read_json(found)):
+                return EliteAdapter.from_pretrained(source, revision, **hub)
+        elif found is not None:
             return load_official(source, revision=revision, **hub)
     raise unreachable or FileNotFoundError(
-        f"{source} holds neither an ELITE adapter ({WEIGHTS_NAME}) nor {GLOBAL_NAME}."
+        f"{source} holds neither an ELITE adapter ({CONFIG_NAME} and its weights) nor {GLOBAL_NAME}."
     )
 
 
@@ -187,7 +190,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 
 def _infer_config(
     tensors: dict[str, Tensor], path: str | Path, layers: Sequence[int] | None, encoder: str
-) -> EliteConfig:
+) -> dict[str, Any]:
     """Shapes of an adapter from the tensors of a checkpoint."""
     numbers = {int(match[1]) for name in tensors if (match := re.match(r"mapping_(\d+)\.", name))}
     needed = {"mapping_0.0.weight", "mapping_0.6.weight"}
@@ -205,7 +208,7 @@ def _infer_config(
         for name, tensor in tensors.items()
         if name.endswith("_to_k.weight")
     }
-    return EliteConfig(
+    return dict(
         input_dim=input_dim,
         output_dim=tensors["mapping_0.6.weight"].shape[0],
         layers=chosen,

@@ -167,7 +167,7 @@ def select_words(words: Tensor, which: str | Sequence[int] = "w0") -> Tensor:
 
 @torch.no_grad()
 def word_embeddings(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, text: str) -> Tensor:
-    """The token embeddings of ordinary words: what stands where a subject's words would, when the text is written out.
+    """The token embeddings of ordinary words: what stands where a subject's words would, if the text were written out.
 
     Args:
         text_encoder: its table of token embeddings is read.
@@ -175,7 +175,7 @@ def word_embeddings(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, text:
         text: such as "dog" or "stuffed animal".
 
     Returns:
-        (n, d), one row a token.
+        (n, d), one row per token.
 
     Raises:
         ValueError: when the text holds no token.

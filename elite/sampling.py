@@ -3,7 +3,7 @@
 With state dicts of the libraries of 2022 and the two published files, everything is reached from here::
 
     from elite import clip_features, encode_prompts, load_official, patch_mask, select_words
-    from elite.attention import Conditioning, condition, local_values
+    from elite.attention import Conditioning, condition
     from elite.io.legacy import load_text_encoder, load_unet, load_vision_encoder
     from elite.losses import global_loss, local_loss
     from elite.prompts import TokenizedPrompts
@@ -27,14 +27,26 @@ With state dicts of the libraries of 2022 and the two published files, everythin
 
 One training step of each stage (add the noise with any DDPM scheduler; fusion weight 1)::
 
-    with condition(unet, Conditioning(None, index)):                       # global stage, all five words
-        noise_pred = unet(noisy_latents, t, encoder_hidden_states=encode_prompts(text_encoder, prompts, words)).sample
-    global_loss(noise_pred, noise, words).backward()                       # trains adapter.global_parameters()
+    for part in (unet, text_encoder, vision_encoder, adapter):
+        part.requires_grad_(False)
+    features = clip_features(vision_encoder, pixel_values, adapter.config.layers)
 
-    with condition(unet, Conditioning(patches, index, batchwide_maximum=True)):             # local stage, w0 alone
-        noise_pred = unet(noisy_latents, t, encoder_hidden_states=text.detach()).sample     # words are not trained
-        loss = local_loss(noise_pred, noise, latent_mask, local_values(unet))
-    loss.backward()                                                        # trains adapter.local_parameters()
+    for parameter in adapter.global_parameters():                          # global stage: M^g, K^g, V^g
+        parameter.requires_grad_(True)
+    words = adapter.global_mapper(features)                                # all five are injected
+    with condition(unet, Conditioning(None, index)):
+        noise_pred = unet(noisy_latents, t, encoder_hidden_states=encode_prompts(text_encoder, prompts, words)).sample
+    global_loss(noise_pred, noise, words).backward()
+
+    adapter.requires_grad_(False)
+    for parameter in adapter.local_parameters():                           # local stage: M^l, K^l, V^l
+        parameter.requires_grad_(True)
+    text = encode_prompts(text_encoder, prompts, select_words(adapter.global_mapper(features), "w0"))
+    patches = adapter.local_mapper(clip_features(vision_encoder, masked_pixels, adapter.config.layers), mask)
+    with condition(unet, Conditioning(patches, index, batchwide_maximum=True)) as active:
+        noise_pred = unet(noisy_latents, t, encoder_hidden_states=text).sample
+        loss = local_loss(noise_pred, noise, latent_mask, active.local_values())
+    loss.backward()
 """
 
 from __future__ import annotations
@@ -84,23 +96,27 @@ def guided_noise_prediction(
     Raises:
         ValueError: for batches that differ.
     """
-    rows = latents.shape[0]
-    for name, tensor in (("encoder_hidden_states", encoder_hidden_states), ("negative", negative)):
-        if tensor is not None and tensor.shape[0] != rows:
-            raise ValueError(f"{name} has {tensor.shape[0]} rows, but latents has {rows}.")
-    with nullcontext() if conditioning is None else condition(unet, conditioning):
-        return _guided(unet, latents, t, encoder_hidden_states, negative, guidance_scale)
+    text = _guidance_text(latents, encoder_hidden_states, negative)
+    guided = negative is not None
+    with nullcontext() if conditioning is None else condition(unet, conditioning, guided):
+        return _predict(unet, latents, t, text, guidance_scale)
 
 
-def _guided(
-    unet: nn.Module, latents: Tensor, t: float | Tensor, text: Tensor, negative: Tensor | None, scale: float
-) -> Tensor:
-    if negative is None:
+def _guidance_text(latents: Tensor, text: Tensor, negative: Tensor | None) -> Tensor:
+    """The text features of one pass: [unconditional; conditional] (2 B, L, d), or without guidance (B, L, d)."""
+    for name, tensor in (("encoder_hidden_states", text), ("negative", negative)):
+        if tensor is not None and tensor.shape[0] != latents.shape[0]:
+            raise ValueError(f"{name} has {tensor.shape[0]} rows, but latents has {latents.shape[0]}.")
+    return text if negative is None else torch.cat([negative, text])
+
+
+def _predict(unet: nn.Module, latents: Tensor, t: float | Tensor, text: Tensor, scale: float) -> Tensor:
+    """Predicted noise (B, C, h, w), by one pass, with guidance when the text has two rows for each sample."""
+    if len(text) == len(latents):
         return unet(latents, t, encoder_hidden_states=text).sample
     if isinstance(t, Tensor) and t.ndim == 1:
         t = t.expand(len(latents)).repeat(2)  # (B,) -> (2 B,)
-    both = unet(torch.cat([latents, latents]), t, encoder_hidden_states=torch.cat([negative, text])).sample
-    unconditional, conditional = both.chunk(2)
+    unconditional, conditional = unet(torch.cat([latents, latents]), t, encoder_hidden_states=text).sample.chunk(2)
     return unconditional + scale * (conditional - unconditional)
 
 
@@ -142,13 +158,12 @@ def sample_lms(
     scheduler = LMSDiscreteScheduler(**SCHEDULE)
     scheduler.set_timesteps(num_inference_steps)
     latents = latents * scheduler.init_noise_sigma
-    # One context for all steps: local keys and values are projected once.
-    with nullcontext() if conditioning is None else condition(unet, conditioning):
+    # One text and one context for all steps: their keys and values are projected once.
+    text = _guidance_text(latents, encoder_hidden_states, negative)
+    with nullcontext() if conditioning is None else condition(unet, conditioning, negative is not None):
         for step, t in enumerate(scheduler.timesteps):
             model_input = scheduler.scale_model_input(latents, t)
-            noise = guided_noise_prediction(
-                unet, model_input, t, encoder_hidden_states, negative, guidance_scale=guidance_scale
-            )
+            noise = _predict(unet, model_input, t, text, guidance_scale)
             latents = scheduler.step(noise, t, latents).prev_sample
             if callback is not None:
                 callback(step, float(t), latents)

@@ -48,6 +48,7 @@ def noise():
 def stock(tiny):
     """The base class on the same parts, with the UNet's own processors."""
     parts = {**tiny.components, "unet": copy.deepcopy(tiny.unet)}
+    del parts["adapter"]
     remove_processors(parts["unet"])
     pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,8 +89,59 @@ def test_damaged_weights_are_refused_before_anything_is_attached(saved):
             EliteAdapter.from_pretrained(saved)
     whole = (saved / WEIGHTS_NAME).read_bytes()
     (saved / WEIGHTS_NAME).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"elite_adapter\.safetensors is not a safetensors file, or damaged"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.safetensors is not a safetensors file, or damaged"):
         EliteAdapter.from_pretrained(saved)
+
+
+def test_a_file_that_is_not_the_one_its_configuration_was_written_for_is_refused(saved):
+    tensors = load_file(saved / WEIGHTS_NAME)
+    name = "local_mapper.mapping_0.0.weight"
+    tensors[name][0, 0] += 1e-3
+    save_file(tensors, saved / WEIGHTS_NAME)
+    with pytest.raises(ValueError, match="is damaged: its weights are not those"):
+        EliteAdapter.from_pretrained(saved)
+
+
+def test_the_configuration_is_written_last_and_nothing_else_is_left(tiny, saved, monkeypatch):
+    """Or a folder that was half written would look whole."""
+    before = (saved / CONFIG_NAME).read_text()
+    replace = Path.replace
+
+    def stopped(self, target):
+        if Path(target).name == CONFIG_NAME:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    changed = copy.deepcopy(tiny.adapter)
+    with torch.no_grad():
+        changed.local_mapper.mapping_0[0].weight.mul_(2)
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        changed.save_pretrained(saved)
+    assert (saved / CONFIG_NAME).read_text() == before
+    assert {path.name for path in saved.iterdir()} == {CONFIG_NAME, WEIGHTS_NAME}
+    assert list(saved.parent.iterdir()) == [saved]
+    with pytest.raises(ValueError, match="is damaged"):
+        EliteAdapter.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_an_adapter_of_an_earlier_release_still_loads(tiny, tmp_path, dtype):
+    """As 0.1 wrote it; saving it again replaces its file."""
+    config = {name: value for name, value in tiny.adapter.config.items()}
+    old = {"format": "elite-adapter", "format_version": 1, "elite_version": "0.1.0", **config}
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(old))
+    tensors = {name: tensor.contiguous() for name, tensor in tiny.adapter.state_dict().items()}
+    save_file(tensors, tmp_path / "elite_adapter.safetensors")
+    loaded = (
+        EliteAdapter.from_pretrained(tmp_path, torch_dtype=dtype) if dtype else EliteAdapter.from_pretrained(tmp_path)
+    )
+    assert loaded.config == tiny.adapter.config and loaded.dtype is (dtype or torch.float32)
+    assert all(torch.equal(loaded.state_dict()[name], value.to(loaded.dtype)) for name, value in tensors.items())
+    assert loaded.content_id == tiny.adapter.content_id
+    loaded.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {CONFIG_NAME, WEIGHTS_NAME}
+    assert EliteAdapter.from_pretrained(tmp_path).content_id == tiny.adapter.content_id
 
 
 def test_what_is_no_adapter_is_refused(tmp_path, saved):

@@ -6,8 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from elite.adapter import EliteAdapter
 from elite.concept import Concept, assign_concepts
-from tests.helpers import draw
+from elite.pipeline import ElitePipeline
+from tests.helpers import draw, generate, picture
 
 OTHER = Concept(draw(5, 24), draw(16, 24))
 
@@ -28,6 +30,40 @@ def test_a_concept_of_another_encoder_is_refused(concept, tmp_path):
     Concept.load(path, encoder=concept.encoder)
     with pytest.raises(ValueError, match=r"made by the encoder .* encode the picture again"):
         Concept.load(path, encoder="0123456789abcdef")
+
+
+@torch.no_grad()
+def test_a_concept_is_refused_once_any_weight_of_its_adapter_changed(fresh):
+    """Signs alone would not tell: every weight grows a little."""
+    made = fresh.encode_concept(picture(1))
+    generate(fresh, concept=made)
+    for parameter in fresh.adapter.parameters():
+        parameter.mul_(1.02)
+    with pytest.raises(ValueError, match=r"made by the adapter .* encode the picture again"):
+        generate(fresh, concept=made)
+    generate(fresh, concept=fresh.encode_concept(picture(1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_concept_fits_its_adapter_in_another_type_and_after_saving_that_again(fresh, concept, tmp_path, dtype):
+    fresh.save_pretrained(tmp_path / "first")
+    half = ElitePipeline.from_pretrained(tmp_path / "first").to(dtype)
+    half.adapter.save_pretrained(tmp_path / "second")
+    again = EliteAdapter.from_pretrained(tmp_path / "second")
+    assert again.dtype is dtype and again.content_id == concept.metadata["adapter"] == half.adapter.content_id
+    makers = half.adapter.made_by(half.image_encoder)
+    concept.check_makers(makers)
+    assert half.encode_concept(picture(1)).metadata["image_encoder"] == concept.metadata["image_encoder"]
+    with pytest.raises(ValueError, match="made by the image encoder"):
+        concept.check_makers({**makers, "image_encoder": "0123456789abcdef"})
+
+
+def test_a_concept_of_an_earlier_release_is_held_to_its_fingerprint(tiny, concept):
+    old = Concept(concept.words, concept.patch_embeddings, {"encoder": concept.encoder})
+    assert torch.equal(generate(tiny, concept=old), generate(tiny, concept=concept))
+    for makers in ({"encoder": "0123456789abcdef"}, {"adapter": "x", "encoder": "0123456789abcdef"}):
+        with pytest.raises(ValueError, match="made by the encoder"):
+            old.check_makers(makers)
 
 
 def test_what_is_no_concept_is_refused(tmp_path):

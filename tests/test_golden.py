@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from elite import sampling
 from elite.adapter import EliteAdapter
 from elite.attention import (
+    Active,
     Conditioning,
     check_processors,
     condition,
@@ -21,7 +22,7 @@ from elite.attention import (
     local_values,
     record_attention,
 )
-from elite.attention.processor import Active, ConditionedText
+from elite.attention.active import ConditionedText
 from elite.features import clip_features, patch_mask
 from elite.io.legacy import load_text_encoder, load_unet, load_vision_encoder
 from elite.losses import global_loss, local_loss

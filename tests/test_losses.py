@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elite.losses import diffusion_loss, global_loss, local_loss, min_snr_weights
+from elite.losses import (
+    diffusion_loss,
+    global_loss,
+    global_loss_parts,
+    local_loss,
+    local_loss_parts,
+    min_snr_weights,
+)
 from tests.helpers import draw
 
 NOISE, PREDICTION = draw(2, 4, 3, 3, seed=1), draw(2, 4, 3, 3, seed=2)
@@ -43,6 +50,20 @@ def test_local_loss_averages_layers_whatever_their_width():
     mask, values = torch.ones(2, 1, 3, 3), [draw(2, 4, 8), 3 * draw(2, 4, 16)]
     expected = diffusion_loss(PREDICTION, NOISE, mask) + 1e-4 * (values[0].abs().mean() + values[1].abs().mean()) / 2
     torch.testing.assert_close(local_loss(PREDICTION, NOISE, mask, values), expected)
+
+
+def test_parts_of_the_losses_are_what_the_totals_are_made_of():
+    mask, words, values = torch.ones(2, 1, 3, 3), draw(2, 5, 6), [draw(2, 4, 8), 3 * draw(2, 4, 16)]
+    for parts, total, weight, diffusion, regularizer in (
+        (global_loss_parts(PREDICTION, NOISE, words), global_loss(PREDICTION, NOISE, words), 0.01,
+         diffusion_loss(PREDICTION, NOISE), sum(abs(v) for v in words.flatten().tolist()) / 60),
+        (local_loss_parts(PREDICTION, NOISE, mask, values), local_loss(PREDICTION, NOISE, mask, values), 1e-4,
+         diffusion_loss(PREDICTION, NOISE, mask), (values[0].abs().mean() + values[1].abs().mean()) / 2),
+    ):  # fmt: skip
+        torch.testing.assert_close(parts.loss, total)
+        torch.testing.assert_close(parts.diffusion, diffusion)
+        torch.testing.assert_close(parts.regularizer, torch.as_tensor(regularizer))
+        torch.testing.assert_close(parts.loss, parts.diffusion + weight * parts.regularizer)
 
 
 def test_weights_of_samples_scale_their_errors():

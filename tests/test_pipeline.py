@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +63,11 @@ def test_a_batch_may_carry_another_concept_for_each_prompt_also_with_several_pic
 def test_placeholders_choose_the_concept_of_each_prompt(tiny, concept, other):
     got = generate(tiny, ["a <cat>", "a <dog>"], concept={"<dog>": other, "<cat>": concept})
     torch.testing.assert_close(got, generate(tiny, ["a S*", "a S*"], concept=[concept, other]), atol=1e-5, rtol=0)
+
+
+def test_a_call_left_to_itself_takes_the_primary_word_reweighting_and_a_fusion_weight_of_08(tiny, concept):
+    explicit = generate(tiny, concept=concept, words="w0", fusion_weight=0.8, reweighting=True)
+    assert torch.equal(generate(tiny, concept=concept), explicit)
 
 
 def test_words_and_fusion_weight_are_heard(tiny, concept):
@@ -247,7 +251,7 @@ def test_wrong_calls_are_refused_before_any_work(tiny, concept, no_work, options
 
 
 def test_an_argument_written_wrong_is_not_dropped_unseen(tiny, concept, no_work):
-    with pytest.raises(TypeError, match="unknown argument 'fusion_wieght'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'fusion_wieght'"):
         generate(tiny, concept=concept, fusion_wieght=0.2)
 
 
@@ -290,15 +294,15 @@ def test_an_adapter_of_another_model_is_refused(tiny, fresh):
         (other, "trained with another image_encoder"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            fresh.attach_adapter(EliteAdapter(replace(tiny.adapter.config, hidden_dim=8, **change)))
+            fresh.attach_adapter(EliteAdapter(**{**tiny.adapter.config, "hidden_dim": 8, **change}))
     check_processors(fresh.unet)
 
 
 def test_a_refused_adapter_leaves_the_one_before_in_place(tiny, fresh, concept):
     before, old = generate(fresh, concept=concept), fresh.adapter
-    config = replace(old.config, attention=dict.fromkeys(old.config.attention, 7))
+    config = {**old.config, "attention": dict.fromkeys(old.config.attention, 7)}
     with pytest.raises(ValueError, match="made for another base model"):
-        fresh.attach_adapter(EliteAdapter(config))
+        fresh.attach_adapter(EliteAdapter(**config))
     assert fresh.adapter is old
     assert torch.equal(generate(fresh, concept=concept), before)
 

@@ -63,13 +63,6 @@ def test_an_untrained_adapter_needs_an_image_encoder(stock, tmp_path):
         ElitePipeline.from_pretrained(tmp_path, adapter="init")
 
 
-def test_pushing_to_the_hub_is_refused_before_anything_is_written(tiny, tmp_path):
-    with pytest.raises(ValueError, match=r"huggingface_hub\.upload_folder"):
-        tiny.save_pretrained(tmp_path / "folder", push_to_hub=True)
-    assert not (tmp_path / "folder").exists()
-    assert callable(huggingface_hub.upload_folder)
-
-
 def test_saving_one_of_two_pipelines_with_one_adapter_leaves_both_whole(fresh, concept, tmp_path):
     first = fresh
     second = ElitePipeline(**{**first.components, "unet": copy.deepcopy(first.unet)}, requires_safety_checker=False)

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elite.attention.processor import Active, Conditioning, _attend_and_map
 from elite.mapping import LocalMapper
 from elite.prompts import PLACEHOLDER, tokenize
 from tests.helpers import LENGTH, draw, tiny_tokenizer
@@ -30,27 +29,6 @@ def test_any_surroundings_leave_the_placeholder_one_position(before, after):
     reference = TOKENIZER(before + "S" + after, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
     assert torch.equal(ids, reference)
     assert ids[0, index[0]] == TOKENIZER("S", add_special_tokens=False).input_ids[0]
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    batch=st.integers(1, 3),
-    heads=st.integers(1, 4),
-    queries=st.integers(1, 9),
-    length=st.integers(2, 12),
-    width=st.integers(1, 20),
-    seed=st.integers(0, 2**16),
-)
-def test_one_fused_call_gives_output_and_map_of_an_explicit_softmax(batch, heads, queries, length, width, seed):
-    query = draw(batch, heads, queries, width, seed=seed)
-    key, value = draw(batch, heads, length, width, seed=seed + 1), draw(batch, heads, length, width, seed=seed + 2)
-    index = torch.randint(length, (batch,), generator=torch.Generator().manual_seed(seed))
-    mark = Active(Conditioning(None, index)).mark(value)
-    out, word_map = _attend_and_map(query, key, value, mark, None)
-    probs = torch.softmax(torch.einsum("bhqc,bhkc->bhqk", query, key) / width**0.5, dim=-1)
-    torch.testing.assert_close(out, probs @ value, atol=1e-5, rtol=1e-4)
-    for b in range(batch):
-        torch.testing.assert_close(word_map[b], probs[b, :, :, index[b]], atol=1e-5, rtol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)

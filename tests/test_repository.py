@@ -48,6 +48,9 @@ def test_one_command_changes_the_address_everywhere(tmp_path):
     changed = set_address.set_address("https://github.com/someone/elite-book.git", tmp_path)
     assert changed == before
     assert all(old not in path.read_text() for path in changed)
+    assert "https://someone.github.io/elite-book" in (tmp_path / "pyproject.toml").read_text()
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.count("[Open in Colab]") == readme.count("| [![Open in Colab]") > 4  # in comments before
     assert set_address.current(tmp_path) == "https://github.com/someone/elite-book"
     assert set_address.set_address("https://github.com/someone/elite-book", tmp_path) == []  # a second run does nothing
 
@@ -81,6 +84,16 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     exec(code.replace("fusion_weight=0.6", "fusion_weight=0.6, num_inference_steps=2"), {})
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"dog.png", "dog-mask.png", "snow.png", "dog.safetensors"}
+
+
+def test_every_chapter_is_in_the_table_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    chapters = re.findall(r"book/\d\w+", (ROOT / "_toc.yml").read_text())
+    assert len(chapters) >= 4
+    for chapter in ["book/intro", *chapters]:
+        row = next(line for line in readme.splitlines() if line.startswith("|") and f"({chapter}.ipynb)" in line)
+        assert f"OWNER/elite-book/blob/main/{chapter}.ipynb" in row.replace(set_address.forms(set_address.current())[1],
+                                                                            "OWNER/elite-book")  # fmt: skip
 
 
 def test_commands_of_the_readme_exist():

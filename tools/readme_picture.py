@@ -6,13 +6,13 @@ Each row: the one given picture, then what the prompts above the columns draw. S
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from elite import default_guidance, load_pipeline
+from elite.io.files import replacing
 from elite.toybox.world import EVALUATION_SUBJECTS, render
 
 TARGET = Path(__file__).resolve().parents[1] / ".github" / "readme.png"
@@ -51,9 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         pen.text((left + CELL // 2, HEAD // 2), title, fill="black", font=font, anchor="mm")
         for row, picture in enumerate(column):
             whole.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (left, HEAD + row * (CELL + GAP)))
-    temporary = options.output.with_suffix(".part.png")
-    whole.save(temporary, optimize=True)
-    os.replace(temporary, options.output)
+    with replacing(options.output) as temporary:
+        whole.save(temporary, format="PNG", optimize=True)
     print(f"wrote {options.output}")
 
 

@@ -20,6 +20,8 @@ import nbformat
 import yaml
 from nbclient import NotebookClient
 
+from elite.io.files import replacing
+
 ROOT = Path(__file__).resolve().parents[1]
 TIMINGS = ROOT / "book" / "timings.yml"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -91,9 +93,8 @@ def refresh(path: Path) -> float:
     """
     notebook, seconds = execute(path)
     text = canonical(notebook, path.stem)
-    temporary = path.with_suffix(".ipynb.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return seconds
 
 
@@ -142,9 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
         recorded[path.stem] = round(seconds, 1)
         print(f"{path.name}: {seconds:.1f} s, {path.stat().st_size / 1e3:.0f} kB")
     if options.record_timings:
-        temporary = TIMINGS.with_suffix(".part")
-        temporary.write_text(yaml.safe_dump(recorded, sort_keys=True), encoding="utf-8")
-        os.replace(temporary, TIMINGS)
+        with replacing(TIMINGS) as temporary:
+            temporary.write_text(yaml.safe_dump(recorded, sort_keys=True), encoding="utf-8")
 
 
 if __name__ == "__main__":

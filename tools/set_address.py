@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = re.compile(r"https://github\.com/[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
+BADGE = re.compile(r"<!-- (\[!\[Open in Colab\].*?) -->")
 PLACES = ("pyproject.toml", "_config.yml", "CITATION.cff", "README.md", "book/*.ipynb", "book/*.md", "elite/**/*.py")
 
 
@@ -20,20 +21,21 @@ def current(root: Path = ROOT) -> str:
     return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
-def forms(address: str) -> tuple[str, str]:
-    """How files write an address: whole, and as owner/name in the addresses of Colab."""
-    return address, address.removeprefix("https://github.com/")
+def forms(address: str) -> tuple[str, str, str]:
+    """How files write an address: whole, as owner/name in those of Colab, and as that of the built book."""
+    name = address.removeprefix("https://github.com/")
+    return address, name, name.replace("/", ".github.io/", 1)
 
 
 def places(root: Path = ROOT) -> list[Path]:
-    """Files that hold the present address in either form."""
+    """Files that hold the present address in any form."""
     files = sorted({path for pattern in PLACES for path in root.glob(pattern)})
-    name = forms(current(root))[1]
-    return [path for path in files if name in path.read_text(encoding="utf-8")]
+    names = forms(current(root))
+    return [path for path in files if any(name in path.read_text(encoding="utf-8") for name in names)]
 
 
 def set_address(address: str, root: Path = ROOT) -> list[Path]:
-    """Replace the present address everywhere.
+    """Replace the present address everywhere; the Colab badges of the README come out of their comments.
 
     Args:
         address: such as ``https://github.com/someone/elite-book``.
@@ -48,11 +50,14 @@ def set_address(address: str, root: Path = ROOT) -> list[Path]:
     address = address.removesuffix("/").removesuffix(".git")
     if not ADDRESS.fullmatch(address):
         raise ValueError(f"URL must look like https://github.com/OWNER/NAME, got {address!r}.")
-    old, new = forms(current(root))[1], forms(address)[1]
+    old, new = forms(current(root)), forms(address)
     found = places(root) if old != new else []
     for path in found:
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        for one, other in zip(old[1:], new[1:], strict=True):
+            text = text.replace(one, other)
+        temporary = path.with_name(path.name + ".part")  # by hand: this runs before the package is installed
+        temporary.write_text(BADGE.sub(r"\1", text), encoding="utf-8")
         temporary.replace(path)
     return found
 

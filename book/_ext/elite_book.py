@@ -64,18 +64,18 @@ class EquationRegistry(SphinxDirective):
         rows = []
         for entry in read_registry():
             link = SectionLink(number=entry["number"])
-            code = _literals(entry["code"])
+            code = literals(entry["code"])
             rows.append(
                 [
                     str(entry["number"]),
                     entry["name"],
                     nodes.math("", entry["latex"]),
                     code,
-                    _literals(entry["tests"]),
+                    literals(entry["tests"]),
                     link,
                 ]
             )
-        return [_table(["Eq.", "What", "Formula", "Code", "Test", "Section"], rows)]
+        return [make_table(["Eq.", "What", "Formula", "Code", "Test", "Section"], rows)]
 
 
 class ChapterTimings(SphinxDirective):
@@ -98,7 +98,7 @@ class ChapterTimings(SphinxDirective):
                     size,
                 ]
             )
-        return [_table(["Page", "Took", "Budget", "File"], rows)]
+        return [make_table(["Page", "Took", "Budget", "File"], rows)]
 
 
 def numbered_in(env: BuildEnvironment) -> dict[str, list[str]]:
@@ -210,7 +210,7 @@ def _has_test(name: str) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.walk(tree))
 
 
-def _literals(names: list[str]) -> nodes.Element:
+def literals(names: list[str]) -> nodes.Element:
     """Names one under the other, with places to break a long one on a narrow screen."""
     box = nodes.line_block()
     for name in names:
@@ -218,7 +218,8 @@ def _literals(names: list[str]) -> nodes.Element:
     return box
 
 
-def _table(head: list[str], rows: list[list[Any]]) -> nodes.table:
+def make_table(head: list[str], rows: list[list[Any]]) -> nodes.table:
+    """A table of texts, inline nodes and line blocks."""
     group = nodes.tgroup(cols=len(head))
     group += [nodes.colspec(colwidth=1) for _ in head]
     header, body = nodes.thead(), nodes.tbody()

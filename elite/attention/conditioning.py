@@ -60,16 +60,3 @@ class Conditioning:
         if not isinstance(self.fusion_weight, Tensor):
             return self.fusion_weight != 0
         return not visible(self.fusion_weight) or any(self.fusion_weight.tolist())
-
-    def first_row(self, batch: int) -> int:
-        """Where the conditioned samples start: 0, or half-way in a guidance batch [unconditional; conditional].
-
-        Raises:
-            ValueError: for another batch size than B or 2 B.
-        """
-        if batch not in (self.rows, 2 * self.rows):
-            raise ValueError(
-                f"the UNet got a batch of {batch}, but its conditioning is for {self.rows} samples: give {self.rows}, "
-                f"or {2 * self.rows} with the unconditional half first."
-            )
-        return batch - self.rows

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class AttentionRecord:
 
 
 @contextmanager
-def recording(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[AttentionRecord]:
+def recording(unet: UNet2DConditionModel, processors: Mapping[str, Any]) -> Iterator[AttentionRecord]:
     """Point the processors at a fresh record, and begin a call in it whenever the UNet is called."""
     record = AttentionRecord()
 

@@ -1,4 +1,4 @@
-"""The command line: ``elite generate``, ``encode``, ``convert``, ``info``, ``download``, ``train``."""
+"""The command line, one module a command: ``elite generate``, ``train``, ``evaluate`` and the others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from elite import __version__
 from .convert import convert
 from .download import app as download
 from .encode import encode
+from .evaluate import evaluate
 from .generate import generate
 from .info import info
-from .train import app as train
+from .report import report
+from .train import train
 
 app = typer.Typer(
     help="ELITE: one picture of a subject, and a text-to-image model draws it anywhere.",
@@ -40,8 +42,10 @@ app.command()(generate)
 app.command()(encode)
 app.command()(convert)
 app.command()(info)
+app.command()(train)
+app.command()(evaluate)
+app.command()(report)
 app.add_typer(download, name="download")
-app.add_typer(train, name="train")
 
 
 def main() -> None:

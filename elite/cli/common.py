@@ -27,7 +27,10 @@ class Precision(StrEnum):
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what the library says of bad input into one line on stderr and exit code 2."""
+    """Turn what the library says of bad input into one line on stderr and exit code 2, as typer does for bad options.
+
+    Exit code 1 is for work that was done in part, such as a download that lacks some pictures.
+    """
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:
@@ -37,7 +40,7 @@ def one_sentence() -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse an output folder that cannot be written to, leaving nothing behind.
+    """Refuse an output folder that cannot be written to, without leaving anything behind.
 
     Raises:
         OSError: naming the folder.
@@ -59,7 +62,7 @@ def check_new_file(path: Path, overwrite: bool) -> None:
     """Refuse to replace a file unless asked to.
 
     Raises:
-        OSError: when it exists, is no file, or its folder cannot be written to.
+        OSError: when it exists, is not a file, or its folder cannot be written to.
     """
     if _taken(path) and not path.is_file():
         kind = "a folder" if path.is_dir() else "a link to nothing"
@@ -70,12 +73,12 @@ def check_new_file(path: Path, overwrite: bool) -> None:
 
 
 def _taken(path: Path) -> bool:
-    """Whether a name is in use; a link to nothing does not exist, but stands in the way all the same."""
+    """Whether a name is in use: a dangling link does not exist, but is in the way all the same."""
     return path.exists() or path.is_symlink()
 
 
 def load_model(model: str, device: str | None, dtype: Precision | None, adapter: str | None = None) -> ElitePipeline:
-    """The pipeline behind ``--model``, with ``--adapter`` or an adapter of its own, and with a progress bar.
+    """The pipeline that ``--model`` names, with ``--adapter`` or its own adapter, and with a progress bar.
 
     Raises:
         FileNotFoundError: when model or adapter does not exist.

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .common import one_sentence
+
 app = typer.Typer(help="Download training data.", no_args_is_help=True)
 
 
@@ -38,11 +40,11 @@ def open_images(
 
         elite download open-images --classes Dog,Cat --limit 500 --output data/pets
     """
-    from elite.data.download import DownloadStoppedError, download_open_images
-    from elite.data.fetch import Fetcher, FetchError
-    from elite.data.layout import OpenImagesServer
+    with one_sentence():
+        from elite.data.download import download_open_images
+        from elite.data.fetch import Fetcher
+        from elite.data.layout import OpenImagesServer
 
-    try:
         report = download_open_images(
             output,
             limit=limit,
@@ -53,9 +55,6 @@ def open_images(
             progress=progress,
             keep_archives=keep_archives,
         )
-    except (DownloadStoppedError, FetchError, RuntimeError, ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
     typer.echo(report.summary())
     if report.failed:
         raise typer.Exit(1)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+
+from elite._defaults import FUSION_WEIGHT
 
 from .common import Precision, check_writable, load_model, one_sentence
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from elite.pipeline import ElitePipeline
 
 
@@ -33,7 +37,7 @@ def generate(
     concept: Annotated[Path | None, typer.Option(help="Concept file of `elite encode`, in place of --image.")] = None,
     model: Annotated[str, typer.Option(help="toybox, sd14, or a folder.")] = "toybox",
     adapter: Annotated[str | None, typer.Option(help="Adapter, or the authors' files; else the model's.")] = None,
-    fusion_weight: Annotated[float, typer.Option(help="λ: 0.8 for a plain photo, 0.6 for editing.")] = 0.6,
+    fusion_weight: Annotated[float, typer.Option(help="λ: 0.8 for a plain photo, 0.6 for editing.")] = FUSION_WEIGHT,
     num_images: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 1,
     seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps; the paper takes 100.")] = 50,
@@ -48,7 +52,7 @@ def generate(
 
     Example:
 
-        elite generate --image dog.jpg --mask dog-mask.png --prompt "a S* in the snow" --num-images 4 --output pictures
+        elite generate --image dog.jpg --mask dog-mask.png --prompt "a S* in the snow" --fusion-weight 0.6 --output out
 
         elite generate --model sd14 --image dog.jpg --prompt "a photo of a S*" --steps 100 --output out
     """
@@ -61,14 +65,14 @@ def generate(
             raise ValueError("give either --image or --concept, one of the two.")
         if mask is not None and image is None:
             raise ValueError("--mask belongs to --image; a concept file already holds its mask.")
-        picture = None if image is None else read_image(image)
-        marked = None if mask is None else read_mask(mask, picture.size)
         subject = None if concept is None else Concept.load(concept)
+        picture = None if image is None else read_image(image)
+        marked = None if mask is None or picture is None else read_mask(mask, picture.size)
         check_writable(output)
         guidance = default_guidance(model) if guidance is None else guidance
         pipe = load_model(model, device, dtype, adapter)
         use_sampler(pipe, scheduler)
-        encoded = pipe.encode_concept(picture, marked) if subject is None else subject
+        encoded = subject or pipe.encode_concept(cast("Image", picture), marked)
         images = _draw(
             pipe,
             num_images,
@@ -90,7 +94,7 @@ def generate(
             "guidance": guidance,
             "scheduler": scheduler.value,
             "model": model,
-            "subject": str((image or concept).name),
+            "subject": (image or concept or Path()).name,
         }
         for number, drawn in enumerate(images):
             path = _claim_name(output)
@@ -102,7 +106,7 @@ def use_sampler(pipe: ElitePipeline, sampler: Sampler) -> None:
     """Change the pipeline's scheduler, on the same noise schedule."""
     import diffusers
 
-    kinds = {
+    kinds: dict[Sampler, tuple[Any, dict[str, Any]]] = {
         Sampler.lms: (diffusers.LMSDiscreteScheduler, {"timestep_spacing": "linspace"}),
         Sampler.ddim: (diffusers.DDIMScheduler, {"clip_sample": False}),
         Sampler.pndm: (diffusers.PNDMScheduler, {"skip_prk_steps": True}),

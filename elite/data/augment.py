@@ -24,7 +24,7 @@ class Placement:
     Attributes:
         scale: side of the resized crop in pixels, even.
         top, left: where the crop's corner lies in the frame; negative where the crop is larger than the frame.
-        words: what the caption says of it: "a", or one of FAR or NEAR.
+        words: what the caption says about it: "a", or one of FAR or NEAR.
     """
 
     scale: int
@@ -36,7 +36,7 @@ class Placement:
 def draw_placement(generator: np.random.Generator, size: int) -> Placement:
     """Far, near or plain, as the authors draw it.
 
-    Two times of three the scale is uniform in [size/3, size], otherwise in [1.2, 1.4) times the size. Below 0.6 of
+    In two of three draws the scale is uniform in [size/3, size], otherwise in [1.2, 1.4) times the size. Below 0.6 of
     the size the object is far away, somewhere in the frame; above the size a window of the crop is seen; between,
     the crop fills the frame.
 
@@ -72,7 +72,7 @@ def place(picture: Image.Image, placement: Placement, size: int, cell: int) -> t
         picture: RGB crop of any size; it is resized to a square.
         placement: where it goes, from :func:`draw_placement`.
         size: side of the frame in pixels.
-        cell: pixels a latent cell, 8 for Stable Diffusion.
+        cell: pixels per latent cell, 8 for Stable Diffusion.
 
     Returns:
         The frame (size, size, 3) float32 in [-1, 1], 0 around a far-away object, and the loss mask
@@ -87,10 +87,7 @@ def place(picture: Image.Image, placement: Placement, size: int, cell: int) -> t
     frame = np.zeros((size, size, 3), np.float32)
     frame[top : top + scale, left : left + scale] = resized
     mask = np.zeros((cells, cells), np.float32)
-    mask[
-        top // cell + 1 : (top + scale) // cell - 1,
-        left // cell + 1 : (left + scale) // cell - 1,
-    ] = 1
+    mask[top // cell + 1 : (top + scale) // cell - 1, left // cell + 1 : (left + scale) // cell - 1] = 1
     return frame, mask
 
 
@@ -117,29 +114,28 @@ class ObjectChange:
 
 
 def draw_object_change(generator: np.random.Generator, size: int) -> ObjectChange:
-    """Each with probability a half: a random crop (of 224 to 256), a rotation within 30 degrees, a move within 60 px.
+    """Each with probability 1/2: a random crop (of 224 to 256), a rotation within 30 degrees, a move within 60 px.
 
     Args:
         generator: source of the random choices.
         size: side of the CLIP input in pixels; the counts above hold at 224 and are scaled.
     """
-    largest, reach = (
-        round(size * 256 / CLIP_REFERENCE),
-        round(size * 60 / CLIP_REFERENCE),
-    )
+    largest, reach = round(size * 256 / CLIP_REFERENCE), round(size * 60 / CLIP_REFERENCE)
     enlarged, window, angle, shift = None, (0, 0), 0, (0, 0)
     if generator.integers(2) == 0:
         enlarged = int(generator.integers(size, largest + 1))
-        window = tuple(int(v) for v in generator.integers(0, enlarged - size + 1, size=2))
+        top, left = generator.integers(0, enlarged - size + 1, size=2)
+        window = (int(top), int(left))
     if generator.integers(2) == 0:
         angle = int(generator.integers(-30, 31))
     if generator.integers(2) == 0:
-        shift = tuple(int(v) for v in generator.integers(-reach, reach + 1, size=2))
+        down, right = generator.integers(-reach, reach + 1, size=2)
+        shift = (int(down), int(right))
     return ObjectChange(enlarged, window, angle, shift)
 
 
 def change_object(picture: Image.Image, mask: Image.Image, change: ObjectChange) -> tuple[Image.Image, Image.Image]:
-    """Carry out ``change`` on the masked reference (RGB) and its mask (L), both square of one size; black comes in."""
+    """Carry out ``change`` on the masked reference (RGB) and its mask (L), squares of one size; outside is black."""
     return _changed(picture, change, Image.Resampling.BICUBIC), _changed(mask, change, Image.Resampling.NEAREST)
 
 
@@ -213,13 +209,7 @@ def change_reference(picture: Image.Image, change: ReferenceChange) -> Image.Ima
 def corner_map(size: int, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The affine map output -> input (matrix (2, 2), offset (2,)) under which the corners have moved by ``moves``."""
     middle, arm = size // 2, size // 3
-    corners = np.array(
-        [
-            [middle + arm, middle + arm],
-            [middle - arm, middle + arm],
-            [middle - arm, middle - arm],
-        ]
-    )
+    corners = np.array([[middle + arm, middle + arm], [middle - arm, middle + arm], [middle - arm, middle - arm]])
     moved = np.column_stack([corners + moves, np.ones(3)])  # (3, 3): row, column, 1
     solution = np.linalg.lstsq(moved, corners, rcond=None)[0]  # lstsq: three points in a line give no inverse
     return solution[:2].T, solution[2]

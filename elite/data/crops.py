@@ -23,10 +23,12 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> int:
+        """Pixels from left to right."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
+        """Pixels from top to bottom."""
         return self.bottom - self.top
 
 
@@ -86,12 +88,7 @@ def _centred(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
 
 def crop(picture: Image.Image, box: Box, fill: int = GREY) -> Image.Image:
     """The pixels of ``box``; ``fill`` (every channel) where it lies outside the picture."""
-    inside = Box(
-        max(box.left, 0),
-        max(box.top, 0),
-        min(box.right, picture.width),
-        min(box.bottom, picture.height),
-    )
+    inside = Box(max(box.left, 0), max(box.top, 0), min(box.right, picture.width), min(box.bottom, picture.height))
     if inside == box:
         return picture.crop(box)
     canvas = Image.new(picture.mode, (box.width, box.height), (fill,) * len(picture.getbands()))

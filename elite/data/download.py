@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from elite.data.fetch import Fetcher, FetchError, NotOnServerError
 from elite.data.index import labels_of, read_class_names, scan_table, select_boxes
 from elite.data.layout import BOX_COLUMNS, MASK_COLUMNS, OpenImagesFolder, OpenImagesServer
+from elite.io.files import replacing, write_json
 
 ARCHIVE_THREADS = 2  # the archives are large: more at once only makes each slower
 # What zipfile raises for damage besides BadZipFile; RuntimeError where a flipped bit says encrypted or unsupported.
@@ -25,7 +26,7 @@ ZIP_DAMAGE = (zlib.error, EOFError, RuntimeError)
 
 
 class DownloadStoppedError(RuntimeError):
-    """So many files failed that going on makes no sense; the message names the first few."""
+    """Too many files failed to go on; the message names the first few."""
 
 
 @dataclass
@@ -34,11 +35,11 @@ class DownloadReport:
 
     Attributes:
         chosen: pictures that the subset asks for.
-        downloaded, present: pictures brought now, and those that were there before.
+        downloaded, present: pictures downloaded by this call, and those that were there before.
         missing: ids of pictures that the server does not have.
         failed: id or archive name -> last fault; asked for again by the next call.
         masks: masks of the pictures at hand, now in the folder.
-        missing_masks: names that the table has and the archives have not.
+        missing_masks: names that are in the table but not in the archives.
     """
 
     chosen: int = 0
@@ -74,16 +75,16 @@ def download_open_images(
     """Download the first ``limit`` usable pictures and their masks; call it again to continue a stopped download.
 
     A picture is usable when it has a box of 2 to 80 % of its area and a mask, both of a class asked for. They are
-    taken in the order of their ids: these are random, so it is a fair draw, and it needs the fewest mask archives
-    (which are sorted by the first digit of the id).
+    taken in the order of their ids. Ids are random, so this is a fair draw, and it needs the fewest mask archives,
+    which are sorted by the first digit of the id.
 
     Args:
-        output: folder, laid out as :class:`elite.data.layout.OpenImagesFolder`; made where it is not there.
+        output: folder, laid out as :class:`elite.data.layout.OpenImagesFolder`; created if needed.
         limit: number of pictures.
         classes: names ("Dog") or labels ("/m/0bt9lr"); None for all.
         server: addresses and split; the public servers' test split by default.
         threads: pictures downloaded at once.
-        max_failed: the share of pictures, of those chosen, that may fail (missing ones do not count) before it stops.
+        max_failed: share of the chosen pictures that may fail before the download stops; missing ones do not count.
         fetcher: attempts, waiting times and timeout.
         progress: show bars.
         keep_archives: False removes a mask archive after its masks were taken out.
@@ -93,7 +94,7 @@ def download_open_images(
 
     Raises:
         ValueError: a limit or number of threads below 1, an unknown class, or no usable picture.
-        FetchError: a table cannot be had.
+        FetchError: a table cannot be downloaded.
         DownloadStoppedError: too many pictures failed.
         RuntimeError: another process is downloading into ``output``.
     """
@@ -108,14 +109,14 @@ def download_open_images(
     except Timeout as error:
         raise RuntimeError(f"another process is downloading into {folder.root}; wait for it to end.") from error
     try:
+        for left in folder.masks_dir.glob(".*.part"):  # of a process that was killed
+            left.unlink()
         labels = _fetch_tables(folder, server, fetcher, classes, progress)
         chosen = choose_images(folder, limit, labels)
         report = DownloadReport(chosen=len(chosen))
         _fetch_images(folder, server, fetcher, chosen, threads, max_failed, progress, report)
         _fetch_masks(folder, server, fetcher, chosen, labels, progress, keep_archives, report)
-        temporary = folder.root / "download.json.part"
-        temporary.write_text(json.dumps(asdict(report), indent=1))
-        temporary.replace(folder.root / "download.json")
+        write_json(folder.root / "download.json", asdict(report))
         return report
     finally:
         lock.release()
@@ -140,13 +141,9 @@ def _mask_table(folder: OpenImagesFolder, labels: Sequence[str] | None) -> pl.Da
 
 
 def _fetch_tables(
-    folder: OpenImagesFolder,
-    server: OpenImagesServer,
-    fetcher: Fetcher,
-    classes: Sequence[str] | None,
-    progress: bool,
+    folder: OpenImagesFolder, server: OpenImagesServer, fetcher: Fetcher, classes: Sequence[str] | None, progress: bool
 ) -> list[str] | None:
-    """Bring the three tables, the smallest first: an unknown class is found out before the large ones."""
+    """Download the three tables, the smallest first: an unknown class is noticed before the large ones."""
     with _bar("tables", progress, unit="B", unit_scale=True) as bar:
         fetcher.fetch(server.classes, folder.classes, verify_class_table, bar)
         labels = None if classes is None else labels_of(classes, read_class_names(folder.classes))
@@ -194,7 +191,7 @@ def _fetch_masks(
     keep_archives: bool,
     report: DownloadReport,
 ) -> None:
-    """Take the masks of the pictures at hand out of the archives; archives that nothing is needed from stay away."""
+    """Extract the masks of the pictures at hand; archives from which nothing is needed are not downloaded."""
     at_hand = [image_id for image_id in chosen if folder.image(image_id).is_file()]
     table = _mask_table(folder, labels)
     rows = table.filter(pl.col("ImageID").is_in(at_hand)).select("ImageID", "MaskPath").unique().sort("MaskPath")
@@ -231,7 +228,7 @@ def _fetch_masks(
 
 
 def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> tuple[int, list[str]]:
-    """Take the named files (None: every PNG) out of a zip, wherever in it they lie; those already there are kept.
+    """Extract the named files (None: every PNG) from a zip, wherever in it they lie; existing files are kept.
 
     Returns:
         how many of them are now in ``output``, and the names that the zip does not have.
@@ -239,7 +236,6 @@ def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> t
     Raises:
         zipfile.BadZipFile: the archive or a member (by its checksum) is damaged.
     """
-    output.mkdir(parents=True, exist_ok=True)
     done, missing = 0, []
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -249,16 +245,15 @@ def extract_masks(archive: Path, names: Iterable[str] | None, output: Path) -> t
                     missing.append(name)
                     continue
                 if not (output / name).is_file():
-                    temporary = output / (name + ".part")
-                    temporary.write_bytes(zipped.read(members[name]))  # read() checks the CRC
-                    temporary.replace(output / name)
+                    with replacing(output / name) as temporary:
+                        temporary.write_bytes(zipped.read(members[name]))  # read() checks the CRC
                 done += 1
     except ZIP_DAMAGE as error:
         raise zipfile.BadZipFile(f"what it holds cannot be read ({error!r})") from error
     return done, missing
 
 
-def _in_parallel(work: Callable, items: Sequence[str], threads: int) -> Iterable[tuple[str, object]]:
+def _in_parallel(work: Callable, items: Sequence[str], threads: int) -> Iterable[tuple[str, Any]]:
     """(item, result or FetchError) as they come; nothing new is begun once the reader stops or an error passes."""
     pool = ThreadPoolExecutor(threads)
     try:
@@ -290,7 +285,7 @@ def table_verifier(columns: Sequence[str]) -> Callable[[Path], None]:
 
 
 def verify_class_table(path: Path) -> None:
-    """Raises ValueError unless the first line is a label and a name."""
+    """Raise ValueError unless the first line is a label and a name."""
     with path.open(encoding="utf-8", errors="replace") as file:
         first = file.readline().strip()
     label, comma, name = first.partition(",")
@@ -299,7 +294,7 @@ def verify_class_table(path: Path) -> None:
 
 
 def verify_jpeg(path: Path) -> None:
-    """Raises ValueError unless the file decodes whole."""
+    """Raise ValueError unless the whole file decodes."""
     try:
         with Image.open(path, formats=["JPEG"]) as picture:
             picture.load()
@@ -308,7 +303,7 @@ def verify_jpeg(path: Path) -> None:
 
 
 def verify_zip(path: Path) -> None:
-    """Raises ValueError unless the archive's directory can be read."""
+    """Raise ValueError unless the archive's directory can be read."""
     try:
         zipfile.ZipFile(path).close()
     except (zipfile.BadZipFile, *ZIP_DAMAGE) as error:

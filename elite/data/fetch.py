@@ -20,7 +20,7 @@ LONGEST_WAIT = 60.0  # seconds between two attempts
 
 
 class FetchError(RuntimeError):
-    """A file could not be had; the message names the address and the last fault."""
+    """A file could not be downloaded; the message names the address and the last fault."""
 
 
 class NotOnServerError(FetchError):
@@ -28,7 +28,7 @@ class NotOnServerError(FetchError):
 
 
 class _Retry(Exception):
-    """A fault that may pass; ``wait`` is the server's own wish in seconds, or None."""
+    """A fault that may pass; ``wait`` is how long the server asks to wait, in seconds, or None."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -37,6 +37,9 @@ class _Retry(Exception):
 
 class Fetcher:
     """Downloads files; safe to use from several threads.
+
+    Retries are our own: ``urllib3.util.Retry`` repeats a request from its first byte and counts requests. Here a retry
+    continues where the file was cut, and only attempts that get no further count.
 
     Args:
         attempts: how often a file is tried without getting further, or begun anew, at least 1.
@@ -55,7 +58,7 @@ class Fetcher:
         self._lock = threading.Lock()
 
     def fetch(self, url: str, path: Path, verify: Callable[[Path], None], bar: tqdm | None = None) -> bool:
-        """Bring ``url`` to ``path``, unless it is there.
+        """Download ``url`` to ``path``, unless it is there.
 
         What has arrived stays in ``<path>.part`` when the program is killed, and the next call asks for the rest
         alone, provided that the server still has the same file (``If-Range``). The name ``path`` appears only when
@@ -64,7 +67,7 @@ class Fetcher:
 
         Args:
             url: address.
-            path: destination; its folder is made.
+            path: destination; its folder is created.
             verify: raises ValueError, with the reason, for a file that is not what it should be.
             bar: counts bytes.
 
@@ -73,7 +76,7 @@ class Fetcher:
 
         Raises:
             NotOnServerError: 404 or 410.
-            FetchError: another answer that will not change, or the last attempt failed too.
+            FetchError: another answer that will not change, or the last attempt failed as well.
         """
         if path.is_file():
             return False
@@ -93,7 +96,7 @@ class Fetcher:
                 return True
             except (_Retry, requests.RequestException) as error:
                 # A large file may take many connections: only attempts that get no further count. Those that lost
-                # what had arrived count apart, or a server that cuts and never continues would be asked for ever.
+                # what had arrived count apart, or a server that cuts and never continues would be asked forever.
                 size = _size(part)
                 failures = 1 if size > reached else failures + 1
                 restarts += size < reached
@@ -162,7 +165,7 @@ class Fetcher:
 
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()  # one a thread: sessions are not made to be shared
+            self._local.session = requests.Session()  # one a thread: sessions are not meant to be shared
         return self._local.session
 
 
@@ -189,7 +192,7 @@ def _tag_path(part: Path) -> Path:
 
 
 def _read_tag(part: Path) -> dict[str, str]:
-    """What tells one version of the file from the next, and its announced hash; without it nothing is continued."""
+    """The version of the file that ``part`` begins, and its announced hash; without it nothing is continued."""
     try:
         return json.loads(_tag_path(part).read_text())
     except (FileNotFoundError, ValueError):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +18,8 @@ from pathlib import Path
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
-from elite.data.layout import (
-    BOX_COLUMNS,
-    FLAG_COLUMNS,
-    MASK_COLUMNS,
-    OpenImagesFolder,
-    files_in,
-)
+from elite.data.layout import BOX_COLUMNS, FLAG_COLUMNS, MASK_COLUMNS, OpenImagesFolder, files_in
+from elite.io.files import replacing
 
 CACHE_VERSION = 2
 REFERENCE_RESOLUTION = 512  # the resolution that the paper's pixel counts belong to
@@ -38,7 +32,7 @@ class Index:
 
     Attributes:
         kind: "boxes" (global stage) or "masks" (local stage).
-        frame: one row an object: image_id, label, class_name, x_min, x_max, y_min, y_max (fractions of the
+        frame: one row per object: image_id, label, class_name, x_min, x_max, y_min, y_max (fractions of the
             picture); for masks also mask (file name), width, height (of the picture, in pixels).
         dropped: reason -> number of rows of the table that were not taken.
     """
@@ -56,7 +50,7 @@ class Index:
         return len(self) + sum(self.dropped.values())
 
     def summary(self) -> str:
-        """What was kept, what was dropped and why, a line each."""
+        """What was kept, and what was dropped and why, one line each."""
         lines = [f"{self.kind}: {len(self):,} of {self.total:,} kept"]
         lines += [f"  {count:>9,} dropped: {reason}" for reason, count in sorted(self.dropped.items())]
         return "\n".join(lines)
@@ -64,12 +58,7 @@ class Index:
 
 def read_class_names(path: Path) -> dict[str, str]:
     """Label (``/m/0bt9lr``) -> name (``Dog``) from class-descriptions-boxable.csv, with or without a header line."""
-    table = pl.read_csv(
-        path,
-        has_header=False,
-        new_columns=["label", "name"],
-        schema_overrides=[pl.String, pl.String],
-    )
+    table = pl.read_csv(path, has_header=False, new_columns=["label", "name"], schema_overrides=[pl.String, pl.String])
     return {label: name for label, name in table.iter_rows() if label != "LabelName"}
 
 
@@ -108,7 +97,7 @@ def select_boxes(
     Args:
         boxes: the box table, columns of Open Images (fractions), as numbers or text.
         labels: labels to keep; None keeps every class.
-        images: ids of the pictures at hand; None takes every picture to be there.
+        images: ids of the pictures at hand; None assumes that every picture is there.
         min_area: smallest box area, fraction of the picture, itself included.
         max_area: largest box area, likewise.
         exclude: flags whose boxes are not wanted, e.g. ("IsGroupOf",). The paper excludes none. A flag that cannot
@@ -127,10 +116,7 @@ def select_boxes(
         raise ValueError(f"exclude names {unknown[0]!r}; the flags are {', '.join(FLAG_COLUMNS)}.")
     frame = _renamed(boxes, BOX_COLUMNS[2:], extra=exclude)
     area = (pl.col("x_max") - pl.col("x_min")) * (pl.col("y_max") - pl.col("y_min"))
-    reasons = [
-        ("box is not inside the picture", ~_valid_box()),
-        *_membership(labels, images),
-    ]
+    reasons = [("box is not inside the picture", ~_valid_box()), *_membership(labels, images)]
     reasons += [(f"flag {flag}", pl.col(flag).cast(pl.Float64, strict=False) == 1) for flag in exclude]
     reasons += [
         (f"box area below {min_area:.0%} of the picture", area < min_area),
@@ -148,7 +134,7 @@ def select_masks(
     min_aspect: float = 0.5,
     resolution: int = REFERENCE_RESOLUTION,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The objects of the local stage: masks at least ``min_side`` pixels a side, and not too thin.
+    """The objects of the local stage: masks of at least ``min_side`` pixels per side that are not too thin.
 
     The paper's 100 pixels are counted in the picture's own pixels, for a model of 512 x 512; for another
     ``resolution`` they shrink with it (12.5 for 64). The aspect ratio is the shorter over the longer side, in pixels.
@@ -157,7 +143,7 @@ def select_masks(
         masks: the mask table, columns of Open Images (fractions), as numbers or text.
         sizes: image_id, width, height in pixels of the pictures at hand; null where a file cannot be read.
         labels: labels to keep; None keeps every class.
-        mask_files: names of the mask files at hand; None takes every mask to be there.
+        mask_files: names of the mask files at hand; None assumes that every mask is there.
         min_side: smallest side of the object's box at resolution 512, itself included.
         min_aspect: the aspect ratio has to be above this.
         resolution: side of the model's pictures in pixels.
@@ -174,10 +160,7 @@ def select_masks(
     frame = frame.join(sizes.lazy(), on="image_id", how="left")
     side_x = (pl.col("x_max") - pl.col("x_min")) * pl.col("width")
     side_y = (pl.col("y_max") - pl.col("y_min")) * pl.col("height")
-    shorter, longer = (
-        pl.min_horizontal(side_x, side_y),
-        pl.max_horizontal(side_x, side_y),
-    )
+    shorter, longer = (pl.min_horizontal(side_x, side_y), pl.max_horizontal(side_x, side_y))
     reasons = [
         ("box is not inside the picture", ~_valid_box()),
         *_membership(labels, sizes.get_column("image_id").to_list()),
@@ -203,12 +186,7 @@ def index_boxes(
     cache: bool = True,
 ) -> Index:
     """The global stage's objects among the pictures of ``folder``; arguments as in :func:`select_boxes`."""
-    settings = {
-        "min_area": min_area,
-        "max_area": max_area,
-        "exclude": sorted(exclude),
-        "classes": classes,
-    }
+    settings = {"min_area": min_area, "max_area": max_area, "exclude": sorted(exclude), "classes": classes}
     images = files_in(folder.images_dir, ".jpg")
 
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
@@ -218,15 +196,7 @@ def index_boxes(
         frame, dropped = select_boxes(scan, labels, [Path(n).stem for n in images], min_area, max_area, exclude)
         return _with_class_name(frame, names), dropped
 
-    return _cached(
-        "boxes",
-        folder,
-        [folder.boxes, folder.classes],
-        [images],
-        settings,
-        build,
-        cache,
-    )
+    return _cached("boxes", folder, [folder.boxes, folder.classes], [images], settings, build, cache)
 
 
 def index_masks(
@@ -238,16 +208,8 @@ def index_masks(
     cache: bool = True,
 ) -> Index:
     """The local stage's objects among the pictures and masks of ``folder``; arguments as in :func:`select_masks`."""
-    settings = {
-        "min_side": min_side,
-        "min_aspect": min_aspect,
-        "resolution": resolution,
-        "classes": classes,
-    }
-    images, mask_files = (
-        files_in(folder.images_dir, ".jpg"),
-        files_in(folder.masks_dir, ".png"),
-    )
+    settings = {"min_side": min_side, "min_aspect": min_aspect, "resolution": resolution, "classes": classes}
+    images, mask_files = (files_in(folder.images_dir, ".jpg"), files_in(folder.masks_dir, ".png"))
 
     def build() -> tuple[pl.DataFrame, dict[str, int]]:
         names = read_class_names(_existing(folder.classes))
@@ -257,15 +219,7 @@ def index_masks(
         frame, dropped = select_masks(scan, sizes, labels, list(mask_files), min_side, min_aspect, resolution)
         return _with_class_name(frame, names), dropped
 
-    return _cached(
-        "masks",
-        folder,
-        [folder.masks, folder.classes],
-        [images, mask_files],
-        settings,
-        build,
-        cache,
-    )
+    return _cached("masks", folder, [folder.masks, folder.classes], [images, mask_files], settings, build, cache)
 
 
 def picture_sizes(folder: OpenImagesFolder, names: Sequence[str], threads: int = 8) -> pl.DataFrame:
@@ -276,27 +230,16 @@ def picture_sizes(folder: OpenImagesFolder, names: Sequence[str], threads: int =
             with Image.open(folder.images_dir / name) as picture:  # reads the header only
                 return Path(name).stem, *picture.size
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-            return (
-                Path(name).stem,
-                None,
-                None,
-            )  # counted by select_masks as "picture cannot be read"
+            return (Path(name).stem, None, None)  # counted by select_masks as "picture cannot be read"
 
     with ThreadPoolExecutor(threads) as pool:
         rows = list(pool.map(size, names))
-    return pl.DataFrame(
-        rows,
-        schema={"image_id": pl.String, "width": pl.Int64, "height": pl.Int64},
-        orient="row",
-    )
+    return pl.DataFrame(rows, schema={"image_id": pl.String, "width": pl.Int64, "height": pl.Int64}, orient="row")
 
 
 def _renamed(table: pl.LazyFrame, edges: Sequence[str], extra: Sequence[str]) -> pl.LazyFrame:
-    """Our column names; numbers that cannot be read become null and are dropped as invalid boxes."""
-    columns = [
-        pl.col("ImageID").cast(pl.String).alias("image_id"),
-        pl.col("LabelName").alias("label"),
-    ]
+    """Rename the columns to ours; numbers that cannot be read become null and are dropped as invalid boxes."""
+    columns = [pl.col("ImageID").cast(pl.String).alias("image_id"), pl.col("LabelName").alias("label")]
     columns += [pl.col(e).cast(pl.Float64, strict=False).alias(n) for e, n in zip(edges, _EDGES, strict=True)]
     return table.select(*columns, *extra)
 
@@ -347,7 +290,7 @@ def _cached(
     folder: OpenImagesFolder,
     tables: Sequence[Path],
     listings: Sequence[dict[str, tuple[int, int]]],
-    settings: dict[str, object],
+    settings: Mapping[str, object],
     build: Callable[[], tuple[pl.DataFrame, dict[str, int]]],
     cache: bool,
 ) -> Index:
@@ -368,10 +311,8 @@ def _cached(
         raise ValueError(f"{names} is not a table of Open Images: {error}") from error
     if cache:
         try:
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.part")  # several processes may build the same
-            frame.write_parquet(temporary, metadata={"dropped": json.dumps(dropped)})
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                frame.write_parquet(temporary, metadata={"dropped": json.dumps(dropped)})
         except OSError as error:  # a read-only data folder: the index is right, it is only not kept
             warnings.warn(f"the index could not be kept in {path.parent}: {error}", stacklevel=3)
     return Index(kind, frame, dropped)

@@ -13,15 +13,7 @@ HEX_DIGITS = "0123456789abcdef"
 
 BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 FLAG_COLUMNS = ("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside")
-MASK_COLUMNS = (
-    "MaskPath",
-    "ImageID",
-    "LabelName",
-    "BoxXMin",
-    "BoxXMax",
-    "BoxYMin",
-    "BoxYMax",
-)
+MASK_COLUMNS = ("MaskPath", "ImageID", "LabelName", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")
 
 
 def check_split(split: str) -> str:
@@ -45,22 +37,21 @@ class OpenImagesServer:
     @classmethod
     def mirror(cls, base_url: str, split: str = "test") -> OpenImagesServer:
         """One address that serves both ``v5/…`` and ``test/….jpg``."""
-        return cls(
-            split=split,
-            annotations_url=base_url.rstrip("/"),
-            images_url=base_url.rstrip("/"),
-        )
+        return cls(split=split, annotations_url=base_url.rstrip("/"), images_url=base_url.rstrip("/"))
 
     @property
     def boxes(self) -> str:
+        """Address of the table of boxes."""
         return f"{self.annotations_url}/v5/{self.split}-annotations-bbox.csv"
 
     @property
     def masks(self) -> str:
+        """Address of the table of masks."""
         return f"{self.annotations_url}/v5/{self.split}-annotations-object-segmentation.csv"
 
     @property
     def classes(self) -> str:
+        """Address of the classes' labels and names."""
         return f"{self.annotations_url}/v5/class-descriptions-boxable.csv"
 
     def mask_archive(self, digit: str) -> str:
@@ -68,6 +59,7 @@ class OpenImagesServer:
         return f"{self.annotations_url}/v5/{self.split}-masks/{self.split}-masks-{digit}.zip"
 
     def image(self, image_id: str) -> str:
+        """Address of a picture."""
         return f"{self.images_url}/{self.split}/{image_id}.jpg"
 
 
@@ -84,31 +76,39 @@ class OpenImagesFolder:
 
     @property
     def boxes(self) -> Path:
+        """The table of boxes."""
         return self.root / "annotations" / f"{self.split}-annotations-bbox.csv"
 
     @property
     def masks(self) -> Path:
+        """The table of masks."""
         return self.root / "annotations" / f"{self.split}-annotations-object-segmentation.csv"
 
     @property
     def classes(self) -> Path:
+        """The classes' labels and names."""
         return self.root / "annotations" / "class-descriptions-boxable.csv"
 
     @property
     def images_dir(self) -> Path:
+        """The split's pictures."""
         return self.root / "images" / self.split
 
     @property
     def masks_dir(self) -> Path:
+        """The split's masks."""
         return self.root / "masks" / self.split
 
     def mask_archive(self, digit: str) -> Path:
+        """The zip of the masks whose image id begins with ``digit``."""
         return self.root / "archives" / f"{self.split}-masks-{digit}.zip"
 
     def image(self, image_id: str) -> Path:
+        """A picture's file."""
         return self.images_dir / f"{image_id}.jpg"
 
     def mask(self, name: str) -> Path:
+        """A mask's file."""
         return self.masks_dir / name
 
 

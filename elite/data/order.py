@@ -1,4 +1,4 @@
-"""Which samples make up a step: a function of (seed, step) alone, so that resuming is just starting later."""
+"""Which samples make up a step: a function of (seed, step) alone, so resuming is nothing but starting later."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def indices_at(step: int, batch_size: int, length: int, seed: int = 0) -> list[int]:
-    """The rows of the batch at ``step``: every row once an epoch, in an order of its own in each epoch.
+    """The rows of the batch at ``step``: every row once per epoch, in a new order in each epoch.
 
-    Batches run on over the end of an epoch, so none is short and no row is left out.
+    Batches continue across the end of an epoch, so none is short and no row is left out.
 
     Args:
         step: number of the step, from 0.
-        batch_size: rows a step, over all processes.
+        batch_size: rows per step, over all processes.
         length: rows of the data set.
         seed: decides the order.
 

@@ -7,7 +7,7 @@ process and in any order, so a resumed run needs no record of random states.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from elite.data import augment, crops
 from elite.data.index import Index
@@ -40,18 +40,18 @@ class TooManyBrokenFilesError(RuntimeError):
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Sizes and habits of the samples.
+    """Sizes and options of the samples.
 
     Attributes:
         resolution: side S of the pictures in pixels: 512 for Stable Diffusion v1-4, 64 for the toybox.
         clip_size: side s of the CLIP input in pixels.
-        cell: pixels a latent cell, so that latents are S // cell a side.
+        cell: pixels per latent cell, so that latents are S // cell per side.
         crop: "stretch" resizes the object's box to a square, as the authors do; "square" takes more of the picture
             instead, which keeps the object's proportions.
         augment: False leaves references and placement as they are, and fixes the padding (validation, caching).
         templates: captions, each with one "{}".
-        placeholder: what takes its place.
-        seed: first of the three numbers that decide a sample.
+        placeholder: what replaces it.
+        seed: first of the three numbers that determine a sample.
         max_broken: the share of broken files, of those tried, that stops the run.
     """
 
@@ -100,27 +100,22 @@ def caption(template: str, placeholder: str, words: str = "a") -> str:
 
 
 class Samples(Dataset):
-    """What both stages share: random choices by key, and broken files.
+    """What both stages share: random choices by key, and the handling of broken files.
 
     ``samples[index]`` is the sample at step 0, ``samples[index, step]`` the one at a later step (see
     :class:`elite.data.order.StepBatches`, which yields such pairs). A file that cannot be read is counted and the
-    next object of the index taken in its place; ``sample["skipped"]`` says how many were passed over.
+    next object of the index taken in its place; ``sample["skipped"]`` says how many were skipped.
 
     Raises (on access):
         TooManyBrokenFilesError: more than ``settings.max_broken`` of the objects tried were broken. Each process
-            of a data loader counts its own; until a hundred were tried, a hundred (or the whole index, if it is
-            smaller) is the base.
+            of a data loader counts its own. Until a hundred were tried, the share is taken of a hundred, or of the
+            whole index if it is smaller.
     """
 
     kind = ""
     stage = -1  # keeps the two stages' random choices apart
 
-    def __init__(
-        self,
-        index: Index,
-        folder: OpenImagesFolder,
-        settings: SampleSettings | None = None,
-    ) -> None:
+    def __init__(self, index: Index, folder: OpenImagesFolder, settings: SampleSettings | None = None) -> None:
         """Raises ValueError for an index of the other stage, or an empty one."""
         if index.kind != self.kind:
             raise ValueError(f"index holds {index.kind}; {type(self).__name__} needs an index of {self.kind}.")
@@ -197,12 +192,7 @@ class GlobalSamples(Samples):
         path = self.folder.image(row["image_id"])
         picture = _read(path, lambda p: p.convert("RGB"))
         width, height = picture.size
-        edges = (
-            row["x_min"] * width,
-            row["y_min"] * height,
-            row["x_max"] * width,
-            row["y_max"] * height,
-        )
+        edges = (row["x_min"] * width, row["y_min"] * height, row["x_max"] * width, row["y_max"] * height)
         box = crops.padded_box(edges, picture.size, crops.scaled(10, settings.resolution))
         cut = crops.crop(picture, self._window(box, picture.size))
         prompt = caption(self._template(generator), settings.placeholder)
@@ -237,10 +227,7 @@ class LocalSamples(Samples):
         picture = _read(self.folder.image(row["image_id"]), lambda p: p.convert("RGB"))
         mask_path = self.folder.mask(row["mask"])
         # Mask files may have another size than their picture.
-        mask = _read(
-            mask_path,
-            lambda p: p.convert("L").resize(picture.size, Image.Resampling.NEAREST),
-        )
+        mask = _read(mask_path, lambda p: p.convert("L").resize(picture.size, Image.Resampling.NEAREST))
         mask = mask.point(lambda value: 255 * (value > 0))
         try:
             tight = crops.tight_box(np.asarray(mask) > 0)
@@ -259,9 +246,7 @@ class LocalSamples(Samples):
         frame, loss_mask = augment.place(cut, placement, settings.resolution, settings.cell)
         masked = Image.composite(cut, Image.new("RGB", cut.size), cut_mask)
         reference, reference_mask = augment.change_object(
-            masked.resize(size, Image.Resampling.BICUBIC),
-            cut_mask.resize(size, Image.Resampling.NEAREST),
-            change,
+            masked.resize(size, Image.Resampling.BICUBIC), cut_mask.resize(size, Image.Resampling.NEAREST), change
         )
         return {
             "pixel_values": _channels_first(frame),
@@ -274,16 +259,7 @@ class LocalSamples(Samples):
         }
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack tensors (B, …); numbers become long tensors (B,), texts a list of B."""
-    batch: dict[str, Any] = {}
-    for key, first in samples[0].items():
-        values = [sample[key] for sample in samples]
-        if isinstance(first, Tensor):
-            batch[key] = torch.stack(values)
-        else:
-            batch[key] = torch.tensor(values) if isinstance(first, int) else values
-    return batch
+collate = default_collate  # tensors are stacked (B, …), numbers become long tensors (B,), texts stay a list of B
 
 
 def _channels_first(frame: np.ndarray) -> Tensor:
@@ -291,7 +267,7 @@ def _channels_first(frame: np.ndarray) -> Tensor:
 
 
 def _read(path: Any, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Decode a file whole. The tables' boxes belong to the stored pixels, so EXIF rotation is not applied."""
+    """Decode a whole file. The tables' boxes belong to the stored pixels, so EXIF rotation is not applied."""
     try:
         with Image.open(path) as picture:
             return convert(picture)

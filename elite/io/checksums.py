@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from functools import cache
 from pathlib import Path
+
+from elite.io.files import replacing
 
 SUMS = "SHA256SUMS"
 CARD, REPORT, CURVES = "MODEL_CARD.md", "report.json", "curves"
@@ -36,9 +38,19 @@ def write_checksums(folder: Path) -> None:
     """Write ``SHA256SUMS`` for everything below ``folder``, in the format of ``sha256sum``."""
     folder = Path(folder)
     lines = [f"{sha256(folder / name)}  {name}\n" for name in listed_files(folder)]
-    temporary = folder / f".{SUMS}.{os.getpid()}"
-    temporary.write_text("".join(lines), encoding="utf-8")
-    os.replace(temporary, folder / SUMS)
+    with replacing(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+@cache
+def verify(folder: Path) -> Path:
+    """`check_checksums`, once a process; gives the folder.
+
+    Raises:
+        ChecksumError: if a file is missing, changed or not listed.
+    """
+    check_checksums(folder)
+    return folder
 
 
 def check_checksums(folder: Path) -> None:

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 
+def cache_folder(name: str) -> Path:
+    """The folder ``name`` in ``ELITE_CACHE``, or in ``~/.cache/elite`` when that is not set or empty."""
+    return Path(os.environ.get("ELITE_CACHE") or Path.home() / ".cache" / "elite") / name
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the context ends well, and is removed otherwise.
+    """Give a temporary path that replaces ``path`` when the context ends without an error, and is removed otherwise.
 
     Raises:
         OSError: when the folder cannot be written to.

@@ -44,12 +44,14 @@ def fingerprint(modules: Iterable[nn.Module]) -> str:
         if config is not None and hasattr(config, "hidden_size"):
             shape = {key: getattr(config, key, None) for key in _SHAPE_KEYS}
             digest.update(json.dumps(shape, sort_keys=True).encode())
-        for name, parameter in module.named_parameters():
-            if name.startswith("visual_projection"):
-                continue  # with or without this head, the hidden states are the same
-            flat = parameter.detach().flatten()
-            step = max(1, flat.numel() // _SAMPLES)
-            signs = torch.signbit(flat[::step][:_SAMPLES]).cpu().numpy()
+        # With or without CLIP's projection head the hidden states are the same.
+        named = [(n, p) for n, p in module.named_parameters() if not n.startswith("visual_projection")]
+        chosen = [p.detach().flatten()[:: max(1, p.numel() // _SAMPLES)][:_SAMPLES] for _, p in named]
+        if not named:
+            continue
+        # All at once: from a device, every value fetched alone would be waited for.
+        flags = torch.cat([torch.signbit(values).to(chosen[0].device) for values in chosen]).cpu()
+        for (name, parameter), signs in zip(named, flags.split([len(values) for values in chosen]), strict=True):
             digest.update(f"{name.removeprefix('vision_model.')}{tuple(parameter.shape)}".encode())
-            digest.update(signs.tobytes())
+            digest.update(signs.numpy().tobytes())
     return digest.hexdigest()[:16]

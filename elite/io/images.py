@@ -1,4 +1,4 @@
-"""Pictures and masks from files, in any mode a camera or editor writes."""
+"""Pictures and masks from files, in any mode that cameras and editors write."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
     Raises:
         FileNotFoundError: when there is no such file.
         TypeError: when it is neither a path nor a picture.
-        ValueError: when the file is no picture, is truncated, or has no pixels.
+        ValueError: when the file is not a picture, is truncated, or has no pixels.
     """
     image, name = _open(source, "image")
-    if image.mode in ("1", "L", "RGB", "P") and "transparency" in image.info:  # one colour, or some, stand for nothing
+    if image.mode in ("1", "L", "RGB", "P") and "transparency" in image.info:  # one colour, or several, are transparent
         image = image.convert("RGBA")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La"):
         image = image.convert("RGBA")
@@ -61,7 +61,7 @@ def read_mask(source: str | Path | Image.Image, size: tuple[int, int]) -> Image.
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] < 255:
+    if image.mode in ("LA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255:
         image = image.getchannel("A")
     elif image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image, name)
@@ -82,7 +82,7 @@ def apply_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _open(source: str | Path | Image.Image, argument: str) -> tuple[Image.Image, str]:
-    """The loaded picture of an argument, upright, and what to call it."""
+    """The loaded picture of an argument, upright, and its name for messages."""
     if isinstance(source, Image.Image):
         image, name = source, "picture"
         if 0 in image.size:

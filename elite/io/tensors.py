@@ -24,7 +24,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is of another kind, or damaged.
+        ValueError: when it is another kind of file, or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -65,7 +65,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
 
 
 def check_names_and_shapes(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise when tensors are not those of a model, by name or by shape.
+    """Raise when tensors do not have a model's names and shapes.
 
     Raises:
         ValueError: naming the first that is missing, unknown or of another shape.

@@ -1,4 +1,4 @@
-"""Figures for the chapters: rows of pictures, heat maps over pictures, curves. Every one has an alt text.
+"""Figures for the chapters: rows of pictures, heat maps over pictures, curves. All have alt texts.
 
 All functions return objects that show themselves as plain HTML with ``<img alt=…>`` and whose ``text/plain`` is
 deterministic. Small pictures are stored at their own size and enlarged by the page without smoothing, so that a
@@ -169,7 +169,7 @@ def pictures(
 
     Args:
         images: pictures as ``to_picture`` takes them; a single one is allowed.
-        labels: one text a picture; also the end of its alt text.
+        labels: one text per picture; also the end of its alt text.
         alt: one sentence on what the whole row shows.
         columns: pictures in a row before the next row starts; by default as many as fit.
         width: width of each picture in CSS pixels.
@@ -250,14 +250,14 @@ def attention_maps(
     strength: float = 0.65,
     shared_maximum: bool = False,
 ) -> Figure:
-    """Show where each word looks: the picture, then one overlay a word (Fig. 15 of the paper).
+    """Show where each word attends: the picture, then one overlay per word (Fig. 15 of the paper).
 
     Args:
         picture: the picture that was generated.
         maps: for each word its attention map (H, W), values in [0, 1].
         alt: one sentence on what the row shows.
         width: width of each panel in CSS pixels.
-        strength: how much of the map is seen, as in ``overlay``.
+        strength: how visible the map is, as in ``overlay``.
         shared_maximum: with True all maps share one scale, so that a weak word looks dark; with False each map is
             scaled to its own maximum, so that its shape is seen.
 
@@ -332,7 +332,7 @@ def drawn(drawing: MatplotlibFigure, *, alt: str, width: int | None = None) -> F
         width: width on the page in CSS pixels; by default one CSS pixel for each of the drawing's at 100 dpi.
 
     Returns:
-        A figure that shows itself. Its ground is white, so that it reads in the dark theme as well.
+        A figure that shows itself. Its background is white, so it is readable in the dark theme as well.
     """
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})

@@ -70,7 +70,7 @@ class InteractiveFigure:
     """A picture, or a row of pictures, that changes with one or two controls.
 
     Args:
-        render: takes one value a control, returns a picture, a list of pictures or a ``Figure``.
+        render: takes one value per control, returns a picture, a list of pictures or a ``Figure``.
         controls: one or two controls; the frames of all their combinations are prepared.
         alt: takes the same values, returns the alt text of that frame.
         start: the values shown first; by default the first of each control.
@@ -151,11 +151,7 @@ class InteractiveFigure:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-        return {
-            "text/plain": repr(self),
-            "text/html": self.html(),
-            "application/vnd.jupyter.widget-view+json": view,
-        }
+        return {"text/plain": repr(self), "text/html": self.html(), "application/vnd.jupyter.widget-view+json": view}
 
     def _frame(self, picture: Any, values: tuple[Any, ...]) -> str:
         alt = self._alt(*values)
@@ -301,7 +297,7 @@ def _control_widget(control: Control, value: Any) -> Any:
 
 
 def _nearest(control: Control, value: Any) -> Any:
-    """The prepared value when a live slider stands on it, up to rounding; otherwise the slider's own value."""
+    """The prepared value that a live slider shows, up to rounding; otherwise the slider's own value."""
     if control.continuous:
         span = max(control.values) - min(control.values)
         close = min(control.values, key=lambda prepared: abs(prepared - value))

@@ -6,11 +6,11 @@ identity encoder and the judge.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elite.io.checksums import ChecksumError, check_checksums
+from elite.io import checksums
+from elite.io.checksums import ChecksumError
 
 if TYPE_CHECKING:
     from elite.toybox.identity import IdentityEncoder
@@ -21,15 +21,13 @@ __all__ = ["WEIGHTS", "ChecksumError", "load_identity_encoder", "load_judge", "v
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-@cache
 def verify(folder: Path = WEIGHTS) -> Path:
     """Check the weights against their SHA-256 sums, once a process, and give their folder.
 
     Raises:
         ChecksumError: if a file is missing, changed or not listed.
     """
-    check_checksums(folder)
-    return folder
+    return checksums.verify(folder)
 
 
 def load_identity_encoder(folder: Path | None = None) -> IdentityEncoder:

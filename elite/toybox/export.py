@@ -27,7 +27,7 @@ import typer
 from PIL import Image
 
 from elite.data.layout import BOX_COLUMNS, FLAG_COLUMNS, HEX_DIGITS, MASK_COLUMNS, OpenImagesFolder, OpenImagesServer
-from elite.data.local import unpack_export
+from elite.data.unpack import unpack_export
 from elite.toybox import world
 
 SPLITS = {"train": "test", "validation": "validation"}  # the world's word -> Open Images' word
@@ -115,14 +115,15 @@ def compose(settings: ExportSettings, number: int) -> tuple[Image.Image, list[Ex
         whole.paste(picture.mask, (size * place, 0))
         mask = whole.resize(mask_size, Image.Resampling.NEAREST)
         drawn, written = _fractions(whole), _fractions(mask)
-        box = (*map(min, drawn[:2], written[:2]), *map(max, drawn[2:], written[2:]))
+        (left, top), (right, bottom) = map(min, drawn[:2], written[:2]), map(max, drawn[2:], written[2:])
+        box = (left, top, right, bottom)
         truncated = min(picture.box) == 0 or max(picture.box) == 1
         objects.append(ExportedObject(picture.class_name, mask.convert("1"), box, truncated))
     return canvas, objects
 
 
 def _fractions(mask: Image.Image) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = mask.getbbox()
+    x0, y0, x1, y1 = mask.getbbox() or (0, 0, 0, 0)
     return x0 / mask.width, y0 / mask.height, x1 / mask.width, y1 / mask.height
 
 
@@ -205,7 +206,8 @@ def export(output: str | Path, settings: ExportSettings, workers: int = 2) -> Pa
 
 def _merge(server: OpenImagesServer, parts: Path) -> None:
     """Sort the blocks' masks into the sixteen archives, and their lines into the tables; the box table comes last."""
-    boxes, masks, files = [], [], defaultdict(dict)
+    boxes, masks = [], []
+    files: dict[str, dict[str, bytes]] = defaultdict(dict)
     for archive in sorted(parts.glob("*.zip")):
         with zipfile.ZipFile(archive) as zipped:
             for line in json.loads(zipped.read("lines.json")):

@@ -1,4 +1,4 @@
-"""Training of both stages: one step (`steps`), its random draws, what is computed once, and the loop around them."""
+"""Training of both stages: one step (`steps`), its random draws, what is cached, and the loop around them."""
 
 from elite.training.config import TrainingConfig
 from elite.training.loop import TrainingResult, train

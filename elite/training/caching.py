@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import Tensor
 
 from elite.data.layout import files_in
 from elite.data.samples import GlobalSamples, LocalSamples, Samples
+from elite.io.content_id import content_hash
+from elite.io.files import cache_folder
 from elite.training.row_cache import Progress, RowCache
 from elite.training.steps import CLASS_WORD, StageModule
 
@@ -27,7 +28,7 @@ _SOURCES = {"latents": "pixel_values", "features": "pixel_values_clip", "words":
 
 
 class StageCache:
-    """The caches of one stage's run, and what they spare it: `extend` puts their rows in a batch.
+    """The caches of one stage's run; `extend` puts their rows in a batch.
 
     Args:
         module: the stage; its frozen parts decide what is kept.
@@ -47,7 +48,7 @@ class StageCache:
         words: bool = False,
     ) -> None:
         self.module, self.samples, self.dtype = module, samples, dtype
-        self.root = default_root() if root is None else Path(root)
+        self.root = cache_folder("training") if root is None else Path(root)
         self.caches: dict[str, RowCache] = {}
         still, is_global = not samples.settings.augment, isinstance(samples, GlobalSamples)
         config = module.adapter.config
@@ -65,7 +66,7 @@ class StageCache:
             "version": VERSION,
             "kind": kind,
             "stage": self.module.stage,
-            "weights": _weights_hash(parts),
+            "weights": [content_hash(part.state_dict()) for part in parts],
             "settings": settings,
             "dtype": str(self.dtype),
             "sizes": [chosen.resolution, chosen.clip_size, chosen.cell, chosen.crop],
@@ -74,13 +75,7 @@ class StageCache:
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:20]
         self.caches[kind] = RowCache(self.root / f"{kind}-{key}", len(samples))
 
-    def fill(
-        self,
-        progress: Progress = iter,
-        batch_size: int = 16,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
+    def fill(self, progress: Progress = iter, batch_size: int = 16, process: int = 0, processes: int = 1) -> None:
         """Compute what is missing.
 
         Args:
@@ -135,21 +130,6 @@ class StageCache:
         return {"words": self.module.words_of(self.module.features(batch["pixel_values_clip"]))}
 
 
-def default_root() -> Path:
-    """``training`` in the folder ``ELITE_CACHE``, or ``~/.cache/elite``."""
-    return Path(os.environ.get("ELITE_CACHE") or Path.home() / ".cache" / "elite") / "training"
-
-
-def _weights_hash(parts: Sequence[torch.nn.Module]) -> str:
-    """Of every bit of the weights: a mapper trained a little further has the same `elite.io.fingerprint`."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for name, tensor in part.state_dict().items():
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:20]
-
-
 def _still(samples: Samples) -> Samples:
     """The same data set without augmentation."""
     kind = GlobalSamples if isinstance(samples, GlobalSamples) else LocalSamples
@@ -157,12 +137,12 @@ def _still(samples: Samples) -> Samples:
 
 
 def rows_digest(samples: Samples) -> str:
-    """Of the rows of a data set and their boxes, wherever its files lie."""
+    """A hash of the rows of a data set and their boxes, wherever its files lie."""
     return hashlib.sha256(samples.index.frame.write_csv().encode()).hexdigest()[:20]
 
 
 def _data_fingerprint(samples: Samples) -> str:
-    """Of the rows, their boxes, and the sizes and times of their files."""
+    """A hash of the rows, their boxes, and the sizes and times of their files."""
     digest = hashlib.sha256(rows_digest(samples).encode())
     wanted = {f"{name}.jpg" for name in samples.index.frame.get_column("image_id").to_list()}
     listing = {n: s for n, s in files_in(samples.folder.images_dir, ".jpg").items() if n in wanted}

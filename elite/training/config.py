@@ -1,197 +1,186 @@
-"""The settings of a training run: a frozen dataclass, checked when it is made, written and read as YAML."""
+"""The settings of a training run: one frozen pydantic model, written and read as YAML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from elite.io.files import replacing
 from elite.prompts import TEMPLATES
-from elite.training.rules import Rule, either, flag, one_of, optional, real, several, text, whole
-
-RULES: Mapping[str, Rule] = MappingProxyType(
-    {
-        "stage": one_of("global", "local"),
-        "model": text(),
-        "adapter": text(),
-        "data": text(),
-        "split": text(),
-        "classes": optional(several(text())),
-        "output": text(),
-        "layers": optional(several(whole(0))),
-        "num_words": optional(whole(1)),
-        "hidden_dim": whole(1),
-        "output_scale": real(0, strict=True),
-        "local_output_scale": real(0, strict=True),
-        "words": optional(either(several(whole(0)), text())),
-        "regularizer_weight": optional(real(0)),
-        "fusion_weight": real(0, strict=True),
-        "reweighting": flag(),
-        "batchwide_maximum": flag(),
-        "snr_gamma": optional(real(0, strict=True)),
-        "timesteps": one_of("uniform", "weighted"),
-        "crop": one_of("stretch", "square"),
-        "augment": flag(),
-        "templates": optional(several(text())),
-        "max_broken": real(0, 1),
-        "min_area": real(0, 1),
-        "max_area": real(0, strict=True),
-        "min_side": real(0),
-        "min_aspect": real(0, 1),
-        "num_workers": whole(0),
-        "cache": one_of("off", "exact", "words"),
-        "cache_dtype": one_of("float32", "float16"),
-        "steps": whole(1),
-        "batch_size": whole(1),
-        "gradient_accumulation_steps": whole(1),
-        "learning_rate": real(0, strict=True),
-        "scale_learning_rate": flag(),
-        "attention_lr_scale": real(0),
-        "lr_schedule": one_of("constant", "cosine"),
-        "warmup": whole(0),
-        "weight_decay": real(0),
-        "betas": several(real(0, 1), count=2),
-        "max_grad_norm": real(0, strict=True),
-        "mixed_precision": one_of("no", "fp16", "bf16", "auto"),
-        "gradient_checkpointing": flag(),
-        "ema_decay": real(0, 1),
-        "seed": whole(0),
-        "checkpoint_every": whole(1),
-        "keep_checkpoints": whole(1),
-        "validate_every": whole(0),
-        "validation_rows": whole(1),
-        "validation_prompt": text(),
-        "validation_inference_steps": whole(1),
-        "validation_guidance_scale": real(0),
-        "validation_fusion_weight": real(0),
-        "trackers": several(text()),
-    }
-)
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read true as 1
+        raise ValueError("a flag is not a number")
+    return value.item() if hasattr(value, "item") else value  # of numpy or torch
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
+Index = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(min_length=1), BeforeValidator(_plain)]
+Precision = Annotated[  # YAML reads a bare no as False
+    Literal["no", "fp16", "bf16", "auto"], BeforeValidator(lambda value: "no" if value is False else value)
+]
+
+
+class TrainingConfig(BaseModel):
     """Everything that decides a run; on a CPU, two runs of one config end in the same weights.
 
-    Attributes:
-        stage: "global" (Eq. 4) or "local" (Eq. 7).
-        model: "toybox", "sd14", or the folder of a pipeline: the base model.
-        adapter: "init" begins with a fresh adapter, "own" with the model's; otherwise the folder of an adapter, or the
-            output folder of another run (the local stage goes on from the global stage's).
-        data: folder of an Open Images subset, as `elite download open-images` or an export of the toybox makes it.
-        split: its split.
-        classes: names of the classes to train on; all when left out.
-        output: folder of the run: checkpoints, curve, pictures; several machines have to share it.
-        layers: hidden states of the image encoder to read, the deepest first (fresh adapters only, as the next four).
-        num_words: only that many of the default layers.
-        hidden_dim: width of the mappers' MLPs.
-        output_scale: constant factor on the words.
-        local_output_scale: constant factor on the patch embeddings.
-        words: which words are injected: "w0", "all" or indexes; all in the global stage and "w0" in the local stage
-            when left out. "class" in the local stage puts the class's name there instead (Fig. 17).
-        regularizer_weight: λ_global of Eq. 4 or λ_local of Eq. 7; the paper's when left out.
-        fusion_weight: λ of Eq. 6 in the local stage.
-        reweighting: whether Eq. 8 is in force in the local stage.
-        batchwide_maximum: the authors' maximum over the batch in Eq. 8.
-        snr_gamma: γ of min-SNR weights: where there is less noise than that, a sample weighs less, as most of its error
-            is nobody's to foresee. Uniform weights when left out, as in the paper (Eq. 1).
-        timesteps: "uniform" draws all alike; "weighted" draws each as often as ``snr_gamma`` weighs it and lets all
-            samples weigh the same: the same loss on average, with no work spent on samples that hardly count.
-        crop, augment, templates, max_broken: see `elite.data.samples.SampleSettings`.
-        min_area, max_area: of a box, as shares of the picture (global stage).
-        min_side, min_aspect: of a mask, see `elite.data.index.select_masks` (local stage).
-        num_workers: processes that prepare samples; 0 prepares them in the training process.
-        cache: "exact" keeps what is frozen and never changes; "words" also keeps the local stage's words, from the
-            crop with the middle one of its ten paddings; "off" keeps nothing.
-        cache_dtype: type of what is kept.
-        steps: optimiser steps in all.
-        batch_size: samples of one optimiser step, over all processes and accumulated pieces.
-        gradient_accumulation_steps: pieces a batch is worked off in, to need less memory; the result is the same.
-        learning_rate: of AdamW.
-        scale_learning_rate: multiply it by ``batch_size``, as the authors do; see ``peak_learning_rate``.
-        attention_lr_scale: factor on the rate of the keys and values, which begin as copies of trained ones, while the
-            mappers begin from random weights; 1 in the paper.
-        lr_schedule: "constant", or "cosine" down to zero at the last step.
-        warmup: steps of linear warm-up.
-        weight_decay, betas: of AdamW.
-        max_grad_norm: the gradient of all trained weights is scaled down to this norm.
-        mixed_precision: "no", "fp16" or "bf16"; "auto" is "bf16" where the processor computes with it, otherwise "no".
-        gradient_checkpointing: less memory for more time.
-        ema_decay: of the averaged weights; 0 keeps none.
-        seed: of fresh weights and of every draw.
-        checkpoint_every: steps between two checkpoints.
-        keep_checkpoints: how many of the newest are kept.
-        validate_every: steps between two validations; 0 has none.
-        validation_rows: samples of the fixed validation triples, and pictures of the grid.
-        validation_prompt, validation_inference_steps, validation_guidance_scale, validation_fusion_weight: of the grid.
-        trackers: accelerate's trackers, such as "tensorboard"; a curve is written in any case.
+    ``TrainingConfig.model_json_schema()`` is the schema of its YAML files.
 
     Raises:
-        ValueError: naming the setting that is wrong, and what would be right.
+        ValueError: naming the setting that is wrong or unknown, and what would be right.
     """
 
-    stage: str
-    model: str = "toybox"
-    adapter: str = "init"
-    data: str = "data"
-    split: str = "test"
-    classes: tuple[str, ...] | None = None
-    output: str = "runs/run"
-    layers: tuple[int, ...] | None = None
-    num_words: int | None = None
-    hidden_dim: int = 1024
-    output_scale: float = 1.0
-    local_output_scale: float = 1.0
-    words: str | tuple[int, ...] | None = None
-    regularizer_weight: float | None = None
-    fusion_weight: float = 1.0
-    reweighting: bool = True
-    batchwide_maximum: bool = False
-    snr_gamma: float | None = None
-    timesteps: str = "uniform"
-    crop: str = "stretch"
-    augment: bool = True
-    templates: tuple[str, ...] | None = None
-    max_broken: float = 0.05
-    min_area: float = 0.02
-    max_area: float = 0.8
-    min_side: float = 100.0
-    min_aspect: float = 0.5
-    num_workers: int = 0
-    cache: str = "exact"
-    cache_dtype: str = "float32"
-    steps: int = 1000
-    batch_size: int = 16
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-6
-    scale_learning_rate: bool = False
-    attention_lr_scale: float = 1.0
-    lr_schedule: str = "constant"
-    warmup: int = 0
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    ema_decay: float = 0.999
-    seed: int = 0
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    validate_every: int = 500
-    validation_rows: int = 8
-    validation_prompt: str = "a photo of a S*"
-    validation_inference_steps: int = 25
-    validation_guidance_scale: float = 5.0
-    validation_fusion_weight: float = 0.8
-    trackers: tuple[str, ...] = ()
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    def __post_init__(self) -> None:
-        for name, rule in RULES.items():
-            object.__setattr__(self, name, rule.apply(name, getattr(self, name)))
+    # What is trained, and on what.
+    stage: Literal["global", "local"]
+    """"global" (Eq. 4) or "local" (Eq. 7)."""
+    model: Text = "toybox"
+    """The base model: "toybox", "sd14", or the folder of a pipeline."""
+    adapter: Text = "init"
+    """"init" begins with a fresh adapter, "own" with the model's; otherwise the folder of an adapter, or the output
+    folder of another run (the local stage goes on from the global stage's)."""
+    data: Text = "data"
+    """Folder of an Open Images subset, as `elite download open-images` or an export of the toybox makes it."""
+    split: Text = "test"
+    """Split of the data."""
+    classes: tuple[Text, ...] | None = None
+    """Names of the classes to train on; all when left out."""
+    output: Text = "runs/run"
+    """Folder of the run: checkpoints, curve, pictures; several machines have to share it."""
+
+    # The shape of a fresh adapter.
+    layers: tuple[Index, ...] | None = None
+    """Hidden states of the image encoder to read, the deepest first."""
+    num_words: Count | None = None
+    """Only that many of the default layers."""
+    hidden_dim: Count = 1024
+    """Width of the mappers' MLPs."""
+    output_scale: Above0 = 1.0
+    """Constant factor on the words."""
+    local_output_scale: Above0 = 1.0
+    """Constant factor on the patch embeddings."""
+
+    # The loss.
+    words: tuple[Index, ...] | Text | None = None
+    """Which words are injected: "w0", "all" or indexes; all in the global stage and "w0" in the local if left out.
+    "class" in the local stage puts the class's name there instead (Fig. 17)."""
+    regularizer_weight: AtLeast0 | None = None
+    """λ_global of Eq. 4 or λ_local of Eq. 7; the paper's when left out."""
+    fusion_weight: Above0 = 1.0
+    """λ of Eq. 6 in the local stage."""
+    reweighting: Flag = True
+    """Whether Eq. 8 is in force in the local stage."""
+    batchwide_maximum: Flag = False
+    """The authors' maximum over the batch in Eq. 8."""
+    snr_gamma: Above0 | None = None
+    """γ of min-SNR weights: samples with less noise than that weigh less, since most of their error cannot be
+    predicted. Uniform weights when left out, as in the paper (Eq. 1)."""
+    timesteps: Literal["uniform", "weighted"] = "uniform"
+    """"uniform" draws all timesteps equally often; "weighted" draws each as often as ``snr_gamma`` weighs it and gives
+    all samples the same weight: the same loss on average, with no work spent on samples that hardly count."""
+
+    # The samples; see `elite.data.samples.SampleSettings` for the first four.
+    crop: Literal["stretch", "square"] = "stretch"
+    """How an object's box becomes a square."""
+    augment: Flag = True
+    """Whether references and placements change from step to step."""
+    templates: tuple[Text, ...] | None = None
+    """Captions with one "{}" each; the authors' when left out."""
+    max_broken: Share = 0.05
+    """Share of broken files that stops the run."""
+    min_area: Share = 0.02
+    """Smallest box, as a share of the picture (global stage)."""
+    max_area: Above0 = 0.8
+    """Largest box, as a share of the picture (global stage)."""
+    min_side: AtLeast0 = 100.0
+    """Smallest side of a mask, see `elite.data.index.select_masks` (local stage)."""
+    min_aspect: Share = 0.5
+    """Smallest ratio of a mask's sides (local stage)."""
+    num_workers: Index = 0
+    """Processes that prepare samples; 0 prepares them in the training process."""
+    cache: Literal["off", "exact", "words"] = "exact"
+    """"exact" keeps what is frozen and never changes; "words" also keeps the local stage's words, from the crop with
+    the middle one of its ten paddings; "off" keeps nothing."""
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    """Type of what is kept."""
+
+    # The optimiser.
+    steps: Count = 1000
+    """Optimiser steps in all."""
+    batch_size: Count = 16
+    """Samples of one optimiser step, over all processes and accumulated pieces."""
+    gradient_accumulation_steps: Count = 1
+    """Pieces a batch is worked off in, to need less memory; the result is the same."""
+    learning_rate: Above0 = 1e-6
+    """Of AdamW."""
+    scale_learning_rate: Flag = False
+    """Multiply it by ``batch_size``, as the authors do; see ``peak_learning_rate``."""
+    attention_lr_scale: AtLeast0 = 1.0
+    """Factor on the rate of the keys and values, which begin as copies of trained ones, while the mappers begin from
+    random weights; 1 in the paper."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """"constant", or "cosine" down to zero at the last step."""
+    warmup: Index = 0
+    """Steps of linear warm-up."""
+    weight_decay: AtLeast0 = 0.01
+    """Of AdamW."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Of AdamW."""
+    max_grad_norm: Above0 = 1.0
+    """The gradient of all trained weights is scaled down to this norm."""
+    mixed_precision: Precision = "no"
+    """"auto" is "bf16" where the processor computes with it, otherwise "no"."""
+    gradient_checkpointing: Flag = False
+    """Less memory for more time."""
+    ema_decay: Share = 0.999
+    """Of the averaged weights; 0 keeps none."""
+    seed: Index = 0
+    """Of fresh weights and of every draw."""
+
+    # What is kept and watched.
+    checkpoint_every: Count = 500
+    """Steps between two checkpoints."""
+    keep_checkpoints: Count = 2
+    """How many of the newest are kept."""
+    validate_every: Index = 500
+    """Steps between two validations; 0 has none."""
+    validation_rows: Count = 8
+    """Samples of the fixed validation triples, and pictures of the grid."""
+    validation_prompt: Text = "a photo of a S*"
+    """Prompt of the grid."""
+    validation_inference_steps: Count = 25
+    """Denoising steps of the grid."""
+    validation_guidance_scale: AtLeast0 = 5.0
+    """Guidance scale of the grid."""
+    validation_fusion_weight: AtLeast0 = 0.8
+    """λ of the grid, in the local stage."""
+    trackers: tuple[Text, ...] = ()
+    """Accelerate's trackers, such as "tensorboard"; a curve is written in any case."""
+
+    def __init__(self, stage: Any = None, /, **settings: Any) -> None:
+        """See the settings; the stage may be given by position."""
+        settings = settings if stage is None else {"stage": stage, **settings}
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ValueError(_in_one_sentence(error, settings)) from None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"batch_size must be a multiple of gradient_accumulation_steps ({self.gradient_accumulation_steps}), "
@@ -206,6 +195,7 @@ class TrainingConfig:
         for template in self.templates or ():
             if template.count("{}") != 1:
                 raise ValueError(f'templates must hold captions with exactly one "{{}}", got {template!r}.')
+        return self
 
     @property
     def peak_learning_rate(self) -> float:
@@ -214,35 +204,32 @@ class TrainingConfig:
 
     def adapter_options(self) -> dict[str, Any]:
         """Arguments of `EliteAdapter.for_models` for a fresh adapter."""
-        names = ("layers", "num_words", "hidden_dim", "output_scale", "local_output_scale")
-        return {name: getattr(self, name) for name in names}
+        return self._only("layers", "num_words", "hidden_dim", "output_scale", "local_output_scale")
 
     def stage_options(self) -> dict[str, Any]:
         """Arguments of `steps.StageModule`, apart from the pipeline and the stage."""
-        names = ("regularizer_weight", "words", "fusion_weight", "reweighting", "batchwide_maximum", "snr_gamma")
-        return {name: getattr(self, name) for name in (*names, "gradient_checkpointing")}
+        loss = ("regularizer_weight", "words", "fusion_weight", "reweighting", "batchwide_maximum", "snr_gamma")
+        return self._only(*loss, "gradient_checkpointing")
 
     def sample_options(self) -> dict[str, Any]:
         """Arguments of `SampleSettings.for_pipeline`, apart from the pipeline and the placeholder."""
-        names = ("crop", "augment", "max_broken", "seed")
-        return {name: getattr(self, name) for name in names} | {"templates": self.templates or TEMPLATES}
+        return self._only("crop", "augment", "max_broken", "seed") | {"templates": self.templates or TEMPLATES}
+
+    def _only(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
 
     def with_changes(self, **changes: Any) -> TrainingConfig:
-        """A copy with other values; raises ValueError as the class does, and for a name that does not exist."""
-        _check_names(changes, "this call")
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as YAML and JSON write them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """A copy with other values; raises ValueError as the class does."""
+        return TrainingConfig(**{**self.model_dump(), **changes})
 
     def save(self, path: str | Path) -> Path:
         """Write a YAML file, whole or not at all; returns its path."""
         import yaml
 
         path = Path(path)
+        plain = self.model_dump(mode="json")
         with replacing(path) as temporary:
-            temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
         return path
 
     @classmethod
@@ -264,18 +251,37 @@ class TrainingConfig:
             raise ValueError(f"{path} is not a YAML file: {error}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{path} must hold names and values of settings, such as stage: global.")
-        _check_names(value, path)
-        value = {**value, **changes}
-        if "stage" not in value:
-            raise ValueError(f'{path} must name the stage, "global" or "local".')
-        return cls(**value)
+        return cls(**{**{str(name): setting for name, setting in value.items()}, **changes})
 
 
-def _check_names(values: Mapping[str, Any], source: str | Path) -> None:
-    known = [field.name for field in fields(TrainingConfig)]
-    for name in values:
-        if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            raise ValueError(
-                f"{source} has the unknown setting {name!r}" + (f"; is {close[0]} meant?" if close else ".")
-            )
+def _in_one_sentence(error: ValidationError, settings: dict[str, Any]) -> str:
+    """What is wrong with the first wrong setting, and what its schema allows."""
+    first = error.errors()[0]
+    if first["type"] == "value_error" and not first["loc"]:
+        return str(first["ctx"]["error"])
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        close = get_close_matches(name, TrainingConfig.model_fields, n=1)
+        return f"unknown setting {name!r}" + (f"; is {close[0]} meant?" if close else ".")
+    allowed = _in_words(TrainingConfig.model_json_schema()["properties"][name])
+    if name not in settings:
+        return f"the settings must name the {name}: {allowed}."
+    return f"{name} must be {allowed}, got {settings[name]!r}."
+
+
+def _in_words(schema: dict[str, Any]) -> str:
+    """A JSON schema as the end of a sentence."""
+    if "anyOf" in schema:
+        return ", or ".join(_in_words(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return "one of " + ", ".join(f'"{name}"' for name in schema["enum"])
+    if schema["type"] == "array":
+        count = f" of {schema['maxItems']} items" if "maxItems" in schema else ""
+        return f"a list{count}, each item {_in_words(schema.get('items') or schema['prefixItems'][0])}"
+    words = {"boolean": "true or false", "string": "a text that is not empty", "null": "left out"}
+    if schema["type"] in words:
+        return words[schema["type"]]
+    if schema["type"] == "integer":
+        return f"a whole number, at least {schema['minimum']}"
+    start = f"at least {schema['minimum']:g}" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g}"
+    return f"a number {start}" + (f" and below {schema['exclusiveMaximum']:g}" if "exclusiveMaximum" in schema else "")

@@ -1,6 +1,6 @@
 """What a training step draws: noise, timesteps, and the noise of the latents.
 
-Every sample has a random stream of its own, keyed by (seed, step, row): a batch split over processes, or gathered in
+Every sample has a random stream of its own, keyed by (seed, step, row): a batch split over processes, or accumulated in
 pieces, draws what one process draws for the whole, and a resumed run needs no record of random states.
 """
 
@@ -22,7 +22,7 @@ def noise_and_timesteps(
     """The noise to predict and how much of it there is (ε and t of Eq. 1), for each sample on its own.
 
     Args:
-        rows: what tells the samples of this step apart, such as their rows in the data set, (B,).
+        rows: numbers that identify the samples of this step, such as their rows in the data set, (B,).
         step: number of the step, from 0.
         seed: of the run.
         shape: (C, h, w) of one latent.
@@ -54,7 +54,7 @@ def weighted_timesteps(timesteps: Tensor, weights: Tensor) -> tuple[Tensor, Tens
         weights: of the timesteps, (T,), not negative, not all zero.
 
     Returns:
-        timesteps (B,), long; and what a sample weighs now, (B,): the mean weight, for all the same.
+        timesteps (B,), long; and the new weights of the samples, (B,): the mean weight, the same for all.
 
     >>> weighted_timesteps(torch.tensor([0, 1, 2, 3]), torch.tensor([0.0, 0.0, 1.0, 1.0]))
     (tensor([2, 2, 3, 3]), tensor([0.5000, 0.5000, 0.5000, 0.5000]))

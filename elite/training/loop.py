@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -20,13 +19,13 @@ from torch.utils.data import DataLoader
 from elite.adapter import EliteAdapter
 from elite.data.order import StepBatches
 from elite.data.samples import collate
-from elite.training import checkpoint as files
 from elite.training.caching import StageCache, rows_digest
 from elite.training.config import TrainingConfig
 from elite.training.draws import noise_and_timesteps, posterior_noise, weighted_timesteps
 from elite.training.explicit_attention import training_attention
-from elite.training.resuming import check_same_inputs, check_same_run, check_shared, cut_curve
-from elite.training.setting_up import Data, load_model, make_accelerator, settled, stage_data
+from elite.training.run_folder import Checkpoint, RunFolder
+from elite.training.setting_up import Data, check_shared, load_model, make_accelerator, settled, stage_data
+from elite.training.state import TrainedState
 from elite.training.steps import StageModule
 from elite.training.validation import Validation
 
@@ -36,12 +35,11 @@ if TYPE_CHECKING:
     from elite.pipeline import ElitePipeline
 
 OnStep = Callable[[int, dict[str, float]], None]
-CURVE = "curve.jsonl"
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         step: optimiser steps taken, those before a resume included.
@@ -96,8 +94,8 @@ def train(
         pipeline: base model with an adapter to train, instead of those that ``config`` names. It is changed.
         save: False keeps everything in memory: no checkpoints, curves, grids or trackers.
         resume: False refuses an output folder that holds checkpoints.
-        progress: progress bars, with loss and samples a second.
-        on_step: called after every optimiser step with its number (from 1) and its numbers.
+        progress: progress bars, with loss and samples per second.
+        on_step: called after every optimiser step with its number (from 1) and its losses, gradient norm and rate.
 
     Returns:
         See `TrainingResult`.
@@ -105,35 +103,37 @@ def train(
     Raises:
         ValueError: for settings that do not fit the data, the model, the number of processes, or a checkpoint.
         FileNotFoundError: when the data, the model or the adapter is not there.
-        checkpoint.OutputLockedError: when another process trains in the same folder.
-        checkpoint.CheckpointError: when a checkpoint cannot be written, or all are damaged.
+        elite.training.run_folder.OutputLockedError: when another process trains in the same folder.
+        elite.training.run_folder.CheckpointError: when a checkpoint cannot be written, or all are damaged.
         elite.data.samples.TooManyBrokenFilesError: when too many pictures are broken.
         FloatingPointError: when the loss or its gradient is not finite; nothing of that step is kept.
     """
-    output = Path(config.output) if save else None
+    folder = RunFolder(config.output) if save else None
     with ExitStack() as stack:
-        config = settled(config, pipeline, output)
-        accelerator = make_accelerator(config, pipeline, output)
-        if output is not None and accelerator.is_main_process:
-            stack.enter_context(files.locked(output))
+        config = settled(config, pipeline, folder)
+        accelerator = make_accelerator(config, pipeline, folder)
+        if folder is not None and accelerator.is_main_process:
+            stack.enter_context(folder.lock())
         accelerator.wait_for_everyone()
-        found = files.last_checkpoint(output) if output is not None else None
-        check_shared(accelerator, output, found)
-        if found is not None:
+        found = folder.last() if folder is not None else None
+        check_shared(accelerator, folder, found)
+        if folder is not None and found is not None:
             if not resume:
-                raise ValueError(f"output {output} holds {found.folder.name}: choose another folder, or resume it.")
-            check_same_run(config, found.folder)
+                raise ValueError(
+                    f"output {folder.path} holds {found.folder.name}: choose another folder, or resume it."
+                )
+            folder.check_settings(config, found.folder)
         pipeline = load_model(config, pipeline)
         data = stage_data(config, pipeline)
         if progress and accelerator.is_main_process:
             print(data.index.summary(), file=sys.stderr)
-        run = Run(config, accelerator, pipeline, data, output, progress)
+        run = Run(config, accelerator, pipeline, data, folder, progress)
         run.start(found)
         return run.to_the_end(on_step)
 
 
 class Run:
-    """One run of `train`: the parts that a step needs, and where it stands."""
+    """One run of `train`: the parts that a step needs, and how far it is."""
 
     def __init__(
         self,
@@ -141,33 +141,36 @@ class Run:
         accelerator: Accelerator,
         pipeline: ElitePipeline,
         data: Data,
-        output: Path | None,
+        folder: RunFolder | None,
         progress: bool,
     ) -> None:
-        from diffusers.training_utils import EMAModel
         from tqdm.auto import tqdm
 
         self.config, self.accelerator, self.pipeline, self.data = config, accelerator, pipeline, data
-        self.output, self.step, self.skipped = output, 0, 0
+        self.folder, self.step, self.skipped = folder, 0, 0
         self.bar = partial(tqdm, disable=not (progress and accelerator.is_main_process), dynamic_ncols=True)
         # Autocast casts on the way; what a processor holds in float32 stays exact for drawing afterwards.
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision)
         half = None if accelerator.device.type == "cpu" else half
         self.stage = StageModule(pipeline, config.stage, frozen_dtype=half, **config.stage_options())
-        self.trained = self.stage.trained()
+        trained = self.stage.trained()
         optimizer = torch.optim.AdamW(
-            _groups(self.trained, config), config.peak_learning_rate, config.betas, weight_decay=config.weight_decay
+            _groups(trained, config), config.peak_learning_rate, config.betas, weight_decay=config.weight_decay
         )
-        self.module, self.optimizer = accelerator.prepare(self.stage, optimizer)
-        self.trained = self.stage.trained()  # prepare may have moved them
-        self.average = EMAModel(self.trained.values(), decay=config.ema_decay) if config.ema_decay else None
+        self.module, optimizer = accelerator.prepare(self.stage, optimizer)
+        trained = self.stage.trained()  # prepare may have moved them
+        self.state = TrainedState(trained, optimizer, accelerator.scaler, config.ema_decay)
         self.cache: StageCache | None = None
         self.validation = Validation(config, self.stage, pipeline, data.validation) if config.validate_every else None
 
-    def start(self, found: files.Checkpoint | None) -> None:
+    def start(self, found: Checkpoint | None) -> None:
         """Begin, or go on from a checkpoint; fill the caches."""
-        if found is not None:
-            self._restore(found)
+        if self.folder is not None and found is not None:
+            adapter = self.pipeline.adapter
+            rows = rows_digest(self.data.training)
+            self.folder.check_inputs(found, self.config, adapter, self.state.weights, rows)
+            self.state.restore(found, adapter)
+            self.step, self.skipped = found.step, found.extra["skipped"]
         if self.config.cache != "off":  # after restoring: the words are those of the checkpoint's global mapper
             kept = getattr(torch, self.config.cache_dtype)
             words = self.config.cache == "words"
@@ -175,11 +178,12 @@ class Run:
             shards = partial(self.bar, desc="caching", unit="file", leave=False)
             self.cache.fill(shards, process=self.accelerator.process_index, processes=self.accelerator.num_processes)
         self.accelerator.wait_for_everyone()
-        if self.output is not None:
+        if self.folder is not None:
             if self.accelerator.is_main_process:
-                cut_curve(self.output / CURVE, self.step)
+                self.folder.cut_curve(self.step)
             if self.config.trackers:
-                plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in self.config.to_dict().items()}
+                values = self.config.model_dump(mode="json").items()
+                plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
                 self.accelerator.init_trackers("elite", config=plain)
 
     def to_the_end(self, on_step: OnStep | None) -> TrainingResult:
@@ -188,7 +192,7 @@ class Run:
         checked: list[tuple[int, float]] = []
         config, first, saved, seconds = self.config, self.step, self.step, 0.0
         if self.step == 0 and self.validation is not None:
-            checked.append(self._validate())
+            checked.append(self._validate(self.validation))
         with self.bar(total=config.steps, initial=first, desc=config.stage, unit="step") as bar:
             started = perf_counter()
             for batch in self._batches():
@@ -203,17 +207,23 @@ class Run:
                     on_step(self.step, numbers)
                 last = self.step == config.steps
                 if self.validation is not None and (last or self.step % config.validate_every == 0):
-                    checked.append(self._validate())
+                    checked.append(self._validate(self.validation))
                 if last or self.step % config.checkpoint_every == 0:
                     self._save()
                     saved = self.step
                 started = perf_counter()
-        if self.output is not None and saved != self.step:
+        if saved != self.step:
             self._save()
         self._finish()
-        speed = (self.step - first) * config.batch_size / seconds if seconds else 0.0
         return TrainingResult(
-            self.step, self.pipeline.adapter, self.pipeline, losses, checked, speed, self.skipped, self.output
+            step=self.step,
+            adapter=self.pipeline.adapter,
+            pipeline=self.pipeline,
+            losses=losses,
+            validation=checked,
+            samples_per_second=(self.step - first) * config.batch_size / seconds if seconds else 0.0,
+            skipped=self.skipped,
+            output=self.folder.path if self.folder is not None else None,
         )
 
     def _batches(self) -> Iterator[dict[str, Any]]:
@@ -241,7 +251,7 @@ class Run:
         config, accelerator = self.config, self.accelerator
         skipped = (batch.pop("skipped") > 0).sum().to(accelerator.device)
         self.skipped += int(accelerator.reduce(skipped, "sum"))
-        for group in self.optimizer.param_groups:
+        for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config) * group["lr_scale"]
         pieces = _pieces(batch, config.gradient_accumulation_steps)
         totals: dict[str, Tensor] = {}
@@ -256,16 +266,13 @@ class Run:
         means = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"the loss after step {self.step} is {means['loss']}: lower learning_rate.")
-        means["gradient"] = float(accelerator.clip_grad_norm_(self.trained.values(), config.max_grad_norm))
+        means["gradient"] = float(accelerator.clip_grad_norm_(self.state.weights.values(), config.max_grad_norm))
         if accelerator.scaler is None and not math.isfinite(means["gradient"]):  # a scaler skips such a step itself
             raise FloatingPointError(
                 f"the gradient after step {self.step} is {means['gradient']}: lower learning_rate."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step()
         self.step += 1
-        if self.average is not None:
-            self.average.step(self.trained.values())
         return {**means, "learning_rate": learning_rate_at(self.step - 1, config)}
 
     def _losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -279,81 +286,40 @@ class Run:
             batch = self.cache.extend(batch, posterior)
         return self.module(batch, noise, timesteps, posterior)
 
-    def _validate(self) -> tuple[int, float]:
-        """The loss on the fixed triples with the averaged weights; where files are kept pictures and their likeness."""
-        watched, numbers = self.validation, {}
-        with self._averaged(), self.accelerator.autocast():
+    def _validate(self, watched: Validation) -> tuple[int, float]:
+        """The loss on the fixed triples with the averaged weights; where files are kept, also pictures."""
+        numbers: dict[str, float] = {}
+        with self.state.averaged(), self.accelerator.autocast():
             loss = numbers["validation_loss"] = watched.loss()
-            if self.output is not None and self.accelerator.is_main_process:
+            if self.folder is not None and self.accelerator.is_main_process:
                 given, drawn = watched.pictures()
-                watched.write_grid(self.output / f"samples-{self.step:07d}.png", given, drawn)
+                watched.write_grid(self.folder.path / f"samples-{self.step:07d}.png", given, drawn)
                 numbers["validation_similarity"] = watched.similarity(given, drawn)
         self._log(numbers)
         self.accelerator.wait_for_everyone()
         return self.step, loss
 
-    def _averaged(self) -> ExitStack:
-        """A context in which the trained weights are their average."""
-        stack = ExitStack()
-        if self.average is not None:
-            self.average.store(self.trained.values())
-            self.average.copy_to(self.trained.values())
-            stack.callback(self.average.restore, self.trained.values())
-        return stack
-
     def _save(self) -> None:
-        if self.output is not None and self.accelerator.is_main_process:
-            # Copies: while the adapter is written, the weights themselves are their average.
-            tensors = {f"weights.{name}": value.detach().clone() for name, value in self.trained.items()}
-            tensors |= files.optimizer_tensors(_bare(self.optimizer), self.trained)
-            scaler = self.accelerator.scaler
-            extra = {"scaler": scaler.state_dict() if scaler is not None else None, "skipped": self.skipped}
-            extra["rows"] = rows_digest(self.data.training)
-            with self._averaged():
-                files.save_checkpoint(
-                    self.output,
-                    self.step,
-                    tensors,
-                    self.pipeline.adapter,
-                    self.config,
-                    extra,
-                    self.config.keep_checkpoints,
-                )
+        if self.folder is not None and self.accelerator.is_main_process:
+            tensors = self.state.tensors()  # before: while the adapter is written, the weights are their average
+            extra = {**self.state.extra(), "skipped": self.skipped, "rows": rows_digest(self.data.training)}
+            with self.state.averaged():
+                self.folder.save(self.step, tensors, self.pipeline.adapter, self.config, extra)
         self.accelerator.wait_for_everyone()
 
-    def _restore(self, found: files.Checkpoint) -> None:
-        averaged = found.adapter.state_dict()
-        rows = rows_digest(self.data.training)
-        check_same_inputs(found, self.config, self.pipeline.adapter, self.trained, rows)
-        with torch.no_grad():
-            for name, parameter in self.pipeline.adapter.named_parameters():
-                source = found.tensors[f"weights.{name}"] if name in self.trained else averaged[name]
-                parameter.copy_(source)
-        files.restore_optimizer(_bare(self.optimizer), self.trained, found.tensors)
-        if self.average is not None:
-            self.average.shadow_params = [averaged[n].to(p).clone() for n, p in self.trained.items()]
-            self.average.optimization_step = found.step
-        if self.accelerator.scaler is not None and found.extra["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(found.extra["scaler"])
-        self.step, self.skipped = found.step, found.extra["skipped"]
-
     def _log(self, numbers: dict[str, float]) -> None:
-        if self.output is None:
-            return
-        if self.config.trackers:
-            self.accelerator.log(numbers, step=self.step)
-        if self.accelerator.is_main_process:
-            rounded = {name: float(f"{value:.6g}") for name, value in numbers.items() if math.isfinite(value)}
-            with (self.output / CURVE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, **rounded}) + "\n")
+        if self.folder is not None:
+            if self.config.trackers:
+                self.accelerator.log(numbers, step=self.step)
+            if self.accelerator.is_main_process:
+                self.folder.log(self.step, numbers)
 
     def _finish(self) -> None:
         """Leave the averaged weights in the adapter, and the pipeline as it was for drawing."""
-        if self.average is not None:
-            self.average.copy_to(self.trained.values())
+        self.state.keep_average()
         self.pipeline.adapter.requires_grad_(False)
         self.pipeline.unet.disable_gradient_checkpointing()
-        if self.output is not None and self.config.trackers:
+        if self.folder is not None and self.config.trackers:
             self.accelerator.end_training()
 
 
@@ -368,7 +334,3 @@ def _groups(trained: dict[str, torch.nn.Parameter], config: TrainingConfig) -> l
     mappers = [parameter for name, parameter in trained.items() if not name.startswith("processors.")]
     attention = [parameter for name, parameter in trained.items() if name.startswith("processors.")]
     return [{"params": mappers, "lr_scale": 1.0}, {"params": attention, "lr_scale": config.attention_lr_scale}]
-
-
-def _bare(optimizer: Any) -> torch.optim.Optimizer:
-    return getattr(optimizer, "optimizer", optimizer)

@@ -1,4 +1,4 @@
-"""Ready settings by name: those of the paper for Stable Diffusion v1-4, and those of the toybox."""
+"""Presets: the settings of the paper for Stable Diffusion v1-4, and those of the toybox."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOYBOX = {
     "hidden_dim": 256,
     "crop": "square",  # proportions tell the toybox's subjects apart
     "output_scale": 0.07,  # the root mean square of the token embeddings of common words of the toybox
-    "timesteps": "weighted",  # colours are decided under much noise, where the paper's loss hardly counts
+    "timesteps": "weighted",  # colours are decided at high noise, where the paper's loss hardly counts
     "learning_rate": 2e-3,
     "lr_schedule": "cosine",
     "warmup": 100,
@@ -55,7 +55,7 @@ PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
             output="runs/toybox-global",
             steps=1000,
             snr_gamma=0.1,
-            attention_lr_scale=0.02,  # at the mappers' rate the other words' keys and values bend: scenes get lost
+            attention_lr_scale=0.02,  # at the mappers' rate the keys and values of other words change: scenes get lost
             **_TOYBOX,
         ),
         "toybox-local": TrainingConfig(

@@ -1,6 +1,6 @@
-"""Tensors for the rows of a data set, computed once and kept on disk in files of some rows each.
+"""Tensors for the rows of a data set, computed once and kept on disk, in files of some rows each.
 
-A file is written whole or not at all, so a run that stopped half-way goes on with the files that are missing.
+A file is written whole or not at all, so a run that was stopped goes on with the missing files.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class RowCache:
         self._open: dict[int, Any] = {}
 
     def shard(self, number: int) -> Path:
-        """File of the rows ROWS · number, ROWS · number + 1, …"""
+        """File of the rows from ROWS · number on."""
         return self.folder / f"rows-{number:05d}.safetensors"
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not there yet, or lack rows: what could not be read once is tried again."""
+        """Numbers of the shards that are missing or lack rows: what could not be read once is tried again."""
         return [number for number in range(self.shards) if not self._whole(number)]
 
     @property
@@ -85,7 +85,7 @@ class RowCache:
         """The tensors of some rows, in float32, stacked in the order asked for.
 
         Raises:
-            FileNotFoundError: when the cache has not been filled so far.
+            FileNotFoundError: when the cache has not been filled yet.
             ValueError: when one of its files is damaged, or a row's pictures could not be read.
             IndexError: for a row the data set does not have.
         """

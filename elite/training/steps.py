@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from elite.attention import Conditioning, check_processors, condition, local_values
+from elite.attention import Conditioning, check_processors, condition
 from elite.features import clip_features, patch_grid, patch_mask
-from elite.losses import GLOBAL_WEIGHT, LOCAL_WEIGHT, check_mask, global_loss, local_loss, min_snr_weights
+from elite.losses import (
+    GLOBAL_WEIGHT,
+    LOCAL_WEIGHT,
+    LossParts,
+    check_mask,
+    global_loss_parts,
+    local_loss_parts,
+    min_snr_weights,
+)
 from elite.prompts import TokenizedPrompts, encode_prompts, select_words, tokenize
 
 if TYPE_CHECKING:
@@ -21,7 +29,7 @@ CLASS_WORD = "class"  # in place of words: the class's own name stands in the pr
 
 
 class StageModule(nn.Module):
-    """A pipeline as one stage trains it: all parts frozen but the stage's own weights of the adapter.
+    """A pipeline as one stage trains it: everything is frozen except the stage's own weights of the adapter.
 
     The pipeline's parts are used where they are, not copied: afterwards the pipeline draws with what was trained.
 
@@ -36,7 +44,7 @@ class StageModule(nn.Module):
         fusion_weight: λ of Eq. 6 in the local stage.
         reweighting: whether Eq. 8 is in force in the local stage.
         batchwide_maximum: the authors' maximum over the batch in Eq. 8 instead of one for each sample.
-        mask_mode: how the object's mask comes to the patch grid, see `features.patch_mask`.
+        mask_mode: how the object's mask is resized to the patch grid, see `features.patch_mask`.
         snr_gamma: γ of `losses.min_snr_weights`; all timesteps weigh the same when left out, as in the paper.
         gradient_checkpointing: compute the UNet's activations again in the backward pass instead of keeping them.
         frozen_dtype: type of the frozen weights, such as ``torch.bfloat16``; they keep theirs when left out. The
@@ -47,6 +55,8 @@ class StageModule(nn.Module):
             without adapter, or one that does not predict noise.
         RuntimeError: when the adapter's attention processors were replaced.
     """
+
+    _weights: Tensor
 
     def __init__(
         self,
@@ -83,7 +93,7 @@ class StageModule(nn.Module):
                 raise ValueError('words can be "class" in the local stage alone: the global stage learns words.')
         else:
             select_words(torch.empty(self.adapter.config.num_words, 1), self.words)  # raises for those there are not
-        self.fusion = {
+        self.fusion: dict[str, Any] = {
             "fusion_weight": fusion_weight,
             "reweighting": reweighting,
             "batchwide_maximum": batchwide_maximum,
@@ -117,7 +127,7 @@ class StageModule(nn.Module):
         return {name: p for name, p in self.adapter.named_parameters() if id(p) in mine}
 
     def train(self, mode: bool = True) -> StageModule:
-        """Stays in evaluation mode: the frozen parts may have dropout, the trained ones have nothing to switch."""
+        """Stay in evaluation mode: the frozen parts may have dropout, the trained ones have no modes."""
         return super().train(False)
 
     @property
@@ -173,8 +183,8 @@ class StageModule(nn.Module):
         """The stage's loss on one batch.
 
         Args:
-            batch: what `elite.data.samples.collate` makes of the stage's samples. These keys spare their source:
-                "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) a layer, for
+            batch: what `elite.data.samples.collate` makes of the stage's samples. These keys replace their source:
+                "latents" (B, C, h, w), scaled, for "pixel_values"; "features", a tensor (B, 1 + p², D) per layer, for
                 "pixel_values_clip", and "features_object" likewise for "pixel_values_object"; in the local stage also
                 "words" (B, N, d), as the frozen M^g gives them;
                 "sample_weights" (B,), in place of those of ``snr_gamma``; "input_ids" (B, L) and "word_index" (B,), as
@@ -185,7 +195,7 @@ class StageModule(nn.Module):
             posterior_noise: see `latents`.
 
         Returns:
-            "loss", a scalar with gradient; "diffusion" and "regularizer" (unweighted), scalars to look at.
+            "loss", a scalar with gradient; "diffusion" and "regularizer" (unweighted), scalars for logging.
 
         Raises:
             ValueError: for shapes that do not fit, a prompt without placeholder, or one too long for the words.
@@ -194,20 +204,19 @@ class StageModule(nn.Module):
         noise, timesteps = noise.to(latents), timesteps.to(latents.device)
         noisy = self.add_noise(latents, noise, timesteps).to(self.unet.dtype)
         step = self._global if self.stage == "global" else self._local
-        loss, regularizer = step(batch, noisy, noise, timesteps)
-        diffusion = (loss - self.regularizer_weight * regularizer).detach()
-        return {"loss": loss, "diffusion": diffusion, "regularizer": regularizer}
+        parts = step(batch, noisy, noise, timesteps)
+        return {"loss": parts.loss, "diffusion": parts.diffusion.detach(), "regularizer": parts.regularizer.detach()}
 
-    def _global(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def _global(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> LossParts:
         features = batch.get("features") or self.features(batch["pixel_values_clip"])
         words = select_words(self._mapped(self.adapter.global_mapper, features), self.words)  # (B, n, d)
         text, word_index = self._text(batch, words)
-        with condition(self.unet, Conditioning(None, word_index)):
+        with condition(self.unet, Conditioning(None, word_index), guided=False):
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
-        loss = global_loss(prediction, noise, words, self.regularizer_weight, self._sample_weights(batch, timesteps))
-        return loss, words.detach().float().abs().mean()
+        weights = self._sample_weights(batch, timesteps)
+        return global_loss_parts(prediction, noise, words, self.regularizer_weight, weights)
 
-    def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def _local(self, batch: Mapping, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> LossParts:
         with torch.no_grad():
             if self.words == CLASS_WORD:
                 features, injected = self._object_features(batch), None
@@ -217,14 +226,13 @@ class StageModule(nn.Module):
             text, word_index = self._text(batch, injected)
         mask = patch_mask(batch["mask"].to(features[0].device), patch_grid(self.image_encoder), self.mask_mode)
         patches = self._mapped(self.adapter.local_mapper, features, mask)  # (B, p², d)
-        with condition(self.unet, Conditioning(patches, word_index, **self.fusion)):
+        with condition(self.unet, Conditioning(patches, word_index, **self.fusion), guided=False) as active:
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
-            values = local_values(self.unet)
+            values = active.local_values()
         check_mask(batch["loss_mask"])  # before it is moved
         counted = batch["loss_mask"].to(noise.device)
         weights = self._sample_weights(batch, timesteps)
-        loss = local_loss(prediction, noise, counted, values, self.regularizer_weight, weights)
-        return loss, torch.stack([value.detach().float().abs().mean() for value in values]).mean()
+        return local_loss_parts(prediction, noise, counted, values, self.regularizer_weight, weights)
 
     def _sample_weights(self, batch: Mapping, timesteps: Tensor) -> Tensor | None:
         if "sample_weights" in batch:
@@ -233,7 +241,7 @@ class StageModule(nn.Module):
 
     @property
     def timestep_weights(self) -> Tensor:
-        """What ``snr_gamma`` has the samples of each timestep weigh, (T,); all 1 without it."""
+        """The weight that ``snr_gamma`` gives the samples of each timestep, (T,); all 1 without it."""
         every = torch.arange(self.num_train_timesteps)
         if self.snr_gamma is None:
             return torch.ones(len(every))

@@ -1,15 +1,15 @@
-"""What a run is watched by: a loss on fixed latents, timesteps and noise, and how like the given the drawn are."""
+"""How a run is watched: a loss on fixed latents, timesteps and noise, and how much drawings resemble their subjects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from elite.data.samples import Samples, collate
 from elite.features import preprocess
@@ -20,6 +20,8 @@ from elite.training.draws import noise_and_timesteps
 from elite.training.steps import CLASS_WORD, StageModule
 
 if TYPE_CHECKING:
+    from transformers import CLIPVisionModel
+
     from elite.concept import Concept
     from elite.pipeline import ElitePipeline
 
@@ -27,7 +29,9 @@ SEED = 1234  # of the triples: the same for all runs, so that their numbers can 
 
 
 @torch.no_grad()
-def clip_similarity(image_encoder: nn.Module, given: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> float:
+def clip_similarity(
+    image_encoder: CLIPVisionModel, given: Sequence[Image.Image], drawn: Sequence[Image.Image]
+) -> float:
     """Mean cosine, in [-1, 1], of the CLIP embeddings of B pictures and of the B that were drawn for them."""
     both = preprocess([*given, *drawn], image_encoder.config.image_size)  # (2 B, 3, s, s)
     out = image_encoder(both.to(image_encoder.device, image_encoder.dtype))
@@ -69,7 +73,7 @@ class Validation:
         shown = dict(getattr(pipeline, "_progress_bar_config", {}))
         pipeline.set_progress_bar_config(disable=True)  # the run's own bar is enough
         generators = [torch.Generator().manual_seed(SEED + number) for number in range(len(concepts))]
-        options = {
+        options: dict[str, Any] = {
             "fusion_weight": config.validation_fusion_weight if config.stage == "local" else 0.0,
             "num_inference_steps": config.validation_inference_steps,
             "guidance_scale": config.validation_guidance_scale,

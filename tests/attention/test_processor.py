@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from elite.attention import (
+    Active,
     Conditioning,
     EliteAttnProcessor,
     check_processors,
@@ -20,7 +21,7 @@ from elite.attention import (
     remove_processors,
     reweight,
 )
-from elite.attention.processor import Active, ConditionedText
+from elite.attention.active import ConditionedText
 from tests.helpers import LENGTH, PATCHES, WIDTH, draw, tiny_unet
 
 INDEX = torch.tensor([2, 5])

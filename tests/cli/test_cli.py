@@ -18,7 +18,7 @@ from elite.cli.generate import Sampler, use_sampler
 from elite.concept import Concept
 from tests.helpers import half_mask, picture, tiny_pipeline
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

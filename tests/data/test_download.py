@@ -315,7 +315,7 @@ def test_the_command_reports_and_fails_in_one_sentence(server, tmp_path):
     good = CliRunner().invoke(app, [*arguments, "--limit", "3", "--classes", "Dog, Cat"])
     assert good.exit_code == 0 and "3 pictures chosen: 3 downloaded" in good.output
     bad = CliRunner().invoke(app, [*arguments, "--split", "train"])
-    assert bad.exit_code == 1 and bad.output.startswith("error: split is 'train'")
+    assert bad.exit_code == 2 and bad.output.startswith("error: split is 'train'")
 
 
 def test_a_cmyk_or_truncated_picture_is_told_apart(tmp_path):

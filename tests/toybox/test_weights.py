@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,7 +134,7 @@ def test_an_adapter_is_bundled_in_half_precision_and_loads_with_the_pipeline(fol
     adapter = fresh_adapter(folder)
     bundle.update_adapter(folder, adapter)
     checksums.check_checksums(folder)
-    stored = load_file(folder / "elite" / "elite_adapter.safetensors")
+    stored = load_file(folder / "elite" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert sum(path.stat().st_size for path in (folder / "elite").iterdir()) <= 8e6
     assert next(adapter.parameters()).dtype == torch.float32  # the one given stays as it was
@@ -148,10 +147,10 @@ def test_an_adapter_is_bundled_in_half_precision_and_loads_with_the_pipeline(fol
 def test_an_adapter_of_another_encoder_is_refused_and_the_folder_stays(folder: Path) -> None:
     adapter = fresh_adapter(folder, hidden_dim=8)
     before = (folder / "SHA256SUMS").read_bytes()
-    adapter.config = replace(adapter.config, image_encoder="0" * 16)
+    adapter.register_to_config(image_encoder="0" * 16)
     with pytest.raises(ValueError, match="another image_encoder"):
         bundle.update_adapter(folder, adapter)
-    adapter.config = replace(adapter.config, image_encoder="")
+    adapter.register_to_config(image_encoder="")
     with torch.no_grad():
         adapter.global_mapper.get_parameter(next(iter(dict(adapter.global_mapper.named_parameters())))).fill_(1e6)
     with pytest.raises(ValueError, match="infinite"):

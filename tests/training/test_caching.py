@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from safetensors import SafetensorError
 
 from elite.data.index import index_boxes, index_masks
 from elite.data.samples import GlobalSamples, LocalSamples, SampleSettings, collate
+from elite.io.files import cache_folder
 from elite.training import row_cache as rows_module
-from elite.training.caching import StageCache, default_root
+from elite.training.caching import StageCache
 from elite.training.draws import noise_and_timesteps, posterior_noise
 from elite.training.row_cache import RowCache
 from elite.training.steps import StageModule
@@ -213,7 +215,9 @@ def test_an_open_cache_goes_to_another_process(fresh, subset, tmp_path):
 
 def test_caches_are_kept_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("ELITE_CACHE", str(tmp_path))
-    assert default_root() == tmp_path / "training"
+    assert cache_folder("training") == tmp_path / "training"
+    monkeypatch.setenv("ELITE_CACHE", "")  # as if it were not set
+    assert cache_folder("toybox") == Path.home() / ".cache" / "elite" / "toybox"
 
 
 def test_a_picture_that_could_not_be_read_once_is_tried_again(fresh, subset, tmp_path):

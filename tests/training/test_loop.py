@@ -16,9 +16,9 @@ import torch
 from elite.data.index import index_masks
 from elite.data.layout import OpenImagesFolder
 from elite.features import preprocess
-from elite.training.checkpoint import CheckpointError, checkpoints, last_checkpoint, read_checkpoint
 from elite.training.config import TrainingConfig
 from elite.training.loop import learning_rate_at, train
+from elite.training.run_folder import Checkpoint, CheckpointError, RunFolder
 from elite.training.setting_up import stage_data
 from elite.training.steps import StageModule
 from elite.training.validation import Validation
@@ -172,7 +172,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_kept(subset, tmp
     weight.requires_grad_(True).register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(FloatingPointError, match="gradient after step 0"):
         run(settings(subset, tmp_path, steps=2, checkpoint_every=1), pipeline=pipeline)
-    assert checkpoints(tmp_path) == []
+    assert RunFolder(tmp_path).checkpoints == []
 
 
 def test_the_maximum_over_the_batch_needs_the_whole_batch(subset, tmp_path):
@@ -197,7 +197,7 @@ def assert_same_gradients(one: Path, other: Path) -> None:
 
     Made in float64, where sums in another order cannot be mistaken for another gradient.
     """
-    first, second = (last_checkpoint(path).tensors for path in (one, other))
+    first, second = (RunFolder(path).last().tensors for path in (one, other))
     moments = [name for name in first if name.endswith("exp_avg")]
     assert moments
     for name in moments:
@@ -275,13 +275,13 @@ def test_a_finished_run_is_not_run_again(subset, tmp_path):
 
 
 def test_a_full_disk_stops_the_run_and_the_checkpoint_before_goes_on(subset, tmp_path, monkeypatch):
-    from elite.training import checkpoint as files
+    from elite.training import run_folder as files
 
     undisturbed = run(settings(subset, tmp_path / "a"))
     config, whole = settings(subset, tmp_path / "b"), files.write_safetensors
 
     def full(path, *args, **kwargs):
-        if checkpoints(tmp_path / "b"):
+        if RunFolder(tmp_path / "b").checkpoints:
             raise OSError(28, "No space left on device")
         whole(path, *args, **kwargs)
 
@@ -299,7 +299,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_kept(subset, tmp_pat
                 subset, tmp_path, steps=40, checkpoint_every=1, learning_rate=1e18, warmup=0, lr_schedule="constant"
             )
         )
-    assert all(torch.isfinite(v).all() for v in last_checkpoint(tmp_path).tensors.values())
+    assert all(torch.isfinite(v).all() for v in RunFolder(tmp_path).last().tensors.values())
 
 
 def test_the_rate_rises_and_follows_a_cosine(subset, tmp_path):
@@ -330,13 +330,13 @@ def test_kill_9_at_any_moment_and_resume_ends_in_the_same_bits(subset, tmp_path)
     config = settings(subset, tmp_path / "b", **steps)
     for moment in (2, 7):
         process = start(config, tmp_path)
-        while not any(int(path.name[-7:]) >= moment for path in checkpoints(tmp_path / "b")):
+        while not any(int(path.name[-7:]) >= moment for path in RunFolder(tmp_path / "b").checkpoints):
             assert process.poll() is None, process.stderr.read()[-2000:]
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
     finish(start(config, tmp_path))
-    assert_equal(read_checkpoint(tmp_path / "b/checkpoint-0000012").adapter.state_dict(), weights(undisturbed))
+    assert_equal(Checkpoint.read(tmp_path / "b/checkpoint-0000012").adapter.state_dict(), weights(undisturbed))
 
 
 WEIGHTED = {"snr_gamma": 0.1, "timesteps": "weighted", "attention_lr_scale": 0.1}

@@ -7,6 +7,8 @@ between the renames leaves the old folder as ``.<name>-old-<process>`` beside it
 
 from __future__ import annotations
 
+import copy
+import copy
 import glob
 import json
 import os
@@ -98,8 +100,7 @@ def update_adapter(folder: Path, adapter: EliteAdapter) -> None:
     _refuse_orphan(folder)
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder} is no weights folder: it has no model_index.json.")
-    half = EliteAdapter(adapter.config)
-    half.load_state_dict(adapter.state_dict())
+    half = copy.deepcopy(adapter).cpu()  # with its content id
     ElitePipeline.from_pretrained(folder, adapter=half)  # refuses one that does not fit
     half.detach().half()
 

@@ -1,4 +1,4 @@
-"""How an exercise is judged: run the reader's function, and say in words what differs from the equation."""
+"""How an exercise is checked: run the reader's function, and say in words what differs from the equation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def judge(
     """Print whether the reader's function gives the expected tensor, and if not, which mistake it looks like.
 
     Args:
-        name: what the exercise is called, said first in every message.
+        name: name of the exercise, with which every message begins.
         answer: the reader's function; called with ``arguments`` by position.
         arguments: names and values of what it is given; the names appear in messages.
         expected: what it should return.
@@ -66,8 +66,8 @@ def judge(
         return fail(name, "the result holds values that are not finite numbers; look for a division by zero.")
     index = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
     where = f" at {index}" if index else ""
-    got, want = float(result[index]), float(expected[index])
-    return fail(name, f"the shape is right, the values are not:{where} yours is {got:.3f}, it should be {want:.3f}.")
+    yours, right = float(result[index]), float(expected[index])
+    return fail(name, f"the shape is right, the values are not:{where} yours is {yours:.3f}, it should be {right:.3f}.")
 
 
 def attempt(run: Callable[[], Any]) -> tuple[Any, str]:

@@ -57,7 +57,7 @@ def check_patch_mask(patch_mask: Callable[[Tensor, int], Tensor]) -> None:
     """Check how a mask of pixels becomes a mask of patches.
 
     Args:
-        patch_mask: takes a mask (B, H, W) in {0, 1} and the number p of patches a side, which divides H and W;
+        patch_mask: takes a mask (B, H, W) in {0, 1} and the number p of patches per side, which divides H and W;
             returns the covered fraction of each patch, (B, p², 1), patches in reading order.
     """
     mask = torch.zeros(2, 8, 8)

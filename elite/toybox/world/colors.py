@@ -47,9 +47,11 @@ def name_of(color: RGB) -> str | None:
 
 def jitter(color: RGB, rng: random.Random, amount: int = 10) -> RGB:
     """A colour nearby."""
-    return tuple(min(255, max(0, channel + rng.randint(-amount, amount))) for channel in color)
+    red, green, blue = (min(255, max(0, channel + rng.randint(-amount, amount))) for channel in color)
+    return red, green, blue
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
     """``share`` of the second colour in the first."""
-    return tuple(round(a * (1 - share) + b * share) for a, b in zip(first, second, strict=True))
+    red, green, blue = (round(a * (1 - share) + b * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue

@@ -81,8 +81,8 @@ class Stage:
 def plain(s: Stage) -> None:
     """A studio: one soft colour, for captions that name no scene."""
     tone = vivid(s.rng)
-    pale = tuple(round(c * 0.25 + 255 * 0.62) for c in tone)
-    s.fade(pale, tuple(round(c * 0.84) for c in pale))
+    red, green, blue = (round(c * 0.25 + 255 * 0.62) for c in tone)
+    s.fade((red, green, blue), (round(red * 0.84), round(green * 0.84), round(blue * 0.84)))
 
 
 def jungle(s: Stage) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from elite.data.index import index_boxes, index_masks
-from elite.data.local import unpack_export
+from elite.data.unpack import unpack_export
 
 
 def test_an_export_is_unpacked_into_what_a_download_leaves(server, subset, tmp_path):

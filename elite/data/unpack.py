@@ -7,6 +7,7 @@ from pathlib import Path
 
 from elite.data.download import extract_masks, table_verifier, verify_class_table
 from elite.data.layout import BOX_COLUMNS, HEX_DIGITS, MASK_COLUMNS, OpenImagesFolder, OpenImagesServer
+from elite.io.files import replacing
 
 
 def unpack_export(export: str | Path, output: str | Path, split: str = "test") -> OpenImagesFolder:
@@ -14,7 +15,7 @@ def unpack_export(export: str | Path, output: str | Path, split: str = "test") -
 
     Args:
         export: folder with ``v5/<split>-annotations-bbox.csv``, ``v5/<split>-masks/…zip`` and ``<split>/….jpg``.
-        output: the training folder; made where it is not there. Pictures and masks already in it are kept, a table
+        output: the training folder; created if needed. Pictures and masks already in it are kept, a table
             that differs from the export's is replaced: a larger export has more rows.
         split: which split of the export.
 
@@ -53,7 +54,5 @@ def unpack_export(export: str | Path, output: str | Path, split: str = "test") -
 
 
 def _copy(origin: Path, goal: Path) -> None:
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    temporary = goal.with_name(goal.name + ".part")
-    shutil.copyfile(origin, temporary)
-    temporary.replace(goal)
+    with replacing(goal) as temporary:
+        shutil.copyfile(origin, temporary)

@@ -10,32 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from elite.training import checkpoint as files
-from elite.training.checkpoint import (
-    CheckpointError,
-    OutputLockedError,
-    adapter_of_run,
-    checkpoints,
-    last_checkpoint,
-    locked,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from elite.training import run_folder as files
 from elite.training.config import TrainingConfig
-from elite.training.resuming import check_same_run
+from elite.training.run_folder import CheckpointError, OutputLockedError, RunFolder
+from elite.training.state import optimizer_tensors, restore_optimizer
 
 CONFIG = TrainingConfig("global", warmup=0)
 
 
 def write(output: Path, adapter, step: int, **options) -> Path:
     tensors = {"weights.a": torch.full((3,), float(step))}
-    return save_checkpoint(output, step, tensors, adapter, CONFIG, {"scaler": None}, **options)
+    config = CONFIG.with_changes(**options)
+    return RunFolder(output).save(step, tensors, adapter, config, {"scaler": None})
 
 
 def test_what_was_written_is_read_bit_for_bit(tiny, tmp_path):
     write(tmp_path, tiny.adapter, 7)
-    found = last_checkpoint(tmp_path)
+    found = RunFolder(tmp_path).last()
     assert (found.step, found.extra) == (7, {"scaler": None})
     assert torch.equal(found.tensors["weights.a"], torch.full((3,), 7.0))
     for name, value in tiny.adapter.state_dict().items():
@@ -44,31 +35,31 @@ def test_what_was_written_is_read_bit_for_bit(tiny, tmp_path):
 
 def test_the_newest_are_kept(tiny, tmp_path):
     for step in (1, 2, 10, 11):
-        write(tmp_path, tiny.adapter, step, keep=2)
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000011", "checkpoint-0000010"]
+        write(tmp_path, tiny.adapter, step, keep_checkpoints=2)
+    assert [path.name for path in RunFolder(tmp_path).checkpoints] == ["checkpoint-0000011", "checkpoint-0000010"]
 
 
 def test_a_damaged_one_of_a_later_step_does_not_count_as_kept(tiny, tmp_path):
     (write(tmp_path, tiny.adapter, 4) / files.STATE).unlink()
-    write(tmp_path, tiny.adapter, 3, keep=1)
+    write(tmp_path, tiny.adapter, 3, keep_checkpoints=1)
     with pytest.warns(UserWarning, match="checkpoint-0000004 is damaged"):
-        assert last_checkpoint(tmp_path).step == 3
+        assert RunFolder(tmp_path).last().step == 3
 
 
 def test_what_a_killed_process_was_writing_is_removed(tiny, tmp_path):
     whole = write(tmp_path, tiny.adapter, 1)
     shutil.copytree(whole, tmp_path / ".checkpoint-0000002.77.part")
-    with locked(tmp_path):
+    with RunFolder(tmp_path).lock():
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", whole.name]
 
 
-@pytest.mark.parametrize("name", ["training.safetensors", "adapter/elite_adapter.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["training.safetensors", "adapter/diffusion_pytorch_model.safetensors", "state.json"])
 def test_a_checkpoint_cut_in_half_is_passed_over_with_a_word(tiny, tmp_path, name):
     write(tmp_path, tiny.adapter, 1)
     path = write(tmp_path, tiny.adapter, 2) / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.warns(UserWarning, match="checkpoint-0000002 is damaged"):
-        assert last_checkpoint(tmp_path).step == 1
+        assert RunFolder(tmp_path).last().step == 1
 
 
 def test_a_file_changed_without_changing_its_length_is_noticed(tiny, tmp_path):
@@ -78,14 +69,14 @@ def test_a_file_changed_without_changing_its_length_is_noticed(tiny, tmp_path):
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     with pytest.warns(UserWarning, match="is not what was written"):
-        assert last_checkpoint(tmp_path).step == 1
+        assert RunFolder(tmp_path).last().step == 1
 
 
 def test_all_damaged_is_an_error_and_none_at_all_is_not(tiny, tmp_path):
-    assert last_checkpoint(tmp_path) is None
+    assert RunFolder(tmp_path).last() is None
     (write(tmp_path, tiny.adapter, 1) / files.STATE).unlink()
     with pytest.warns(UserWarning), pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"):
-        last_checkpoint(tmp_path)
+        RunFolder(tmp_path).last()
 
 
 @pytest.mark.parametrize("when", ["write_safetensors", "write_json"])
@@ -100,11 +91,11 @@ def test_a_full_disk_names_the_checkpoint_that_is_whole_and_leaves_nothing_behin
     with pytest.raises(CheckpointError, match=r"after step 2 cannot .*No space.*checkpoint-0000001 stays as it was"):
         write(tmp_path, tiny.adapter, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0000001"]
-    assert last_checkpoint(tmp_path).step == 1
+    assert RunFolder(tmp_path).last().step == 1
 
 
 def _hold(folder: str, ready, done) -> None:
-    with locked(Path(folder)):
+    with RunFolder(folder).lock():
         ready.set()
         done.wait(30)
 
@@ -115,36 +106,36 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     other = context.Process(target=_hold, args=(str(tmp_path), ready, done))
     other.start()
     assert ready.wait(60)
-    with pytest.raises(OutputLockedError, match="another process"), locked(tmp_path):
+    with pytest.raises(OutputLockedError, match="another process"), RunFolder(tmp_path).lock():
         pass
     other.kill()
     other.join()
-    with locked(tmp_path):
+    with RunFolder(tmp_path).lock():
         pass
 
 
 def test_other_settings_are_refused_by_name_and_free_ones_are_not(tiny, tmp_path):
     folder = write(tmp_path, tiny.adapter, 1)
-    check_same_run(CONFIG.with_changes(steps=5000, num_workers=2, checkpoint_every=7), folder)
+    RunFolder(tmp_path).check_settings(CONFIG.with_changes(steps=5000, num_workers=2, checkpoint_every=7), folder)
     with pytest.raises(ValueError, match=r"batch_size \(was 16, now 4\)"):
-        check_same_run(CONFIG.with_changes(batch_size=4), folder)
+        RunFolder(tmp_path).check_settings(CONFIG.with_changes(batch_size=4), folder)
 
 
 def test_the_end_of_a_cosine_is_part_of_every_step(tiny, tmp_path):
     config = CONFIG.with_changes(lr_schedule="cosine")
-    folder = save_checkpoint(tmp_path, 1, {"weights.a": torch.ones(1)}, tiny.adapter, config)
-    check_same_run(config, folder)
+    folder = RunFolder(tmp_path).save(1, {"weights.a": torch.ones(1)}, tiny.adapter, config)
+    RunFolder(tmp_path).check_settings(config, folder)
     with pytest.raises(ValueError, match="steps"):
-        check_same_run(config.with_changes(steps=5000), folder)
+        RunFolder(tmp_path).check_settings(config.with_changes(steps=5000), folder)
 
 
 def test_an_adapter_is_found_in_its_folder_and_in_a_run(tiny, tmp_path):
     write(tmp_path / "run", tiny.adapter, 1)
-    inside = adapter_of_run(tmp_path / "run")
+    inside = RunFolder(tmp_path / "run").adapter()
     assert inside == tmp_path / "run/checkpoint-0000001/adapter"
-    assert adapter_of_run(inside) == inside
+    assert RunFolder(inside).adapter() == inside
     with pytest.raises(FileNotFoundError, match="neither an adapter's folder nor"):
-        adapter_of_run(tmp_path / "nothing")
+        RunFolder(tmp_path / "nothing").adapter()
 
 
 def test_adamw_goes_on_from_its_moments_bit_for_bit():
