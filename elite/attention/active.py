@@ -197,15 +197,23 @@ def _may_keep() -> bool:
 
 def _is_plain(linear: Any, like: Tensor) -> bool:
     """Whether a layer does nothing but multiply by its weight, which is where it is needed."""
-    weight = getattr(linear, "weight", None)
-    hooked = "forward" in vars(linear) or linear._forward_hooks or linear._forward_pre_hooks
-    return type(linear) is nn.Linear and type(weight) is nn.Parameter and not hooked and weight.device == like.device
+    if type(linear) is not nn.Linear or linear._forward_hooks or linear._forward_pre_hooks:
+        return False
+    weight = linear._parameters["weight"]
+    return type(weight) is nn.Parameter and "forward" not in linear.__dict__ and weight.device == like.device
 
 
 def _state(linear: Any) -> tuple:
     """What a projection depends on beside its input: versions of its weights, and how a LoRA counts."""
-    versions = tuple(0 if p.is_inference() else p._version for p in linear.parameters())
+    if type(linear) is nn.Linear:  # nearly always, and asked at every call of every layer: `parameters` is slow
+        weight, bias = linear._parameters["weight"], linear._parameters["bias"]
+        return (_version(weight),) if bias is None else (_version(weight), _version(bias))
+    versions = tuple(_version(p) for p in linear.parameters())
     if base_layer(linear) is linear:
         return versions
     names = ("disable_adapters", "merged_adapters", "active_adapters", "scaling")
     return (*versions, *(repr(getattr(linear, name, None)) for name in names))
+
+
+def _version(weight: Tensor | None) -> int:
+    return 0 if weight is None or weight.is_inference() else weight._version

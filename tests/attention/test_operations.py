@@ -80,7 +80,7 @@ def test_keys_and_values_are_projected_once_for_all_steps(tiny, reweighting):
     assert len(calls) == len(handles)
 
 
-def changed(unet, change, states):
+def assert_counts_at_once(unet, change, states):
     """``change`` takes the UNet or gives another text: the next call of the same context is as in a fresh one."""
     with condition(unet, asked()):
         before = predict(unet, states)
@@ -102,13 +102,13 @@ def test_another_text_counts_at_once(tiny):
 
 def test_a_text_changed_in_place_counts_at_once(tiny):
     states = text()
-    changed(tiny.unet, lambda unet: states.mul_(-1), states)
+    assert_counts_at_once(tiny.unet, lambda unet: states.mul_(-1), states)
 
 
 def test_a_text_changed_in_place_counts_in_inference_mode_too(tiny):
     with torch.inference_mode():
         states = text().clone()
-        changed(tiny.unet, lambda unet: states.mul_(-1), states)
+        assert_counts_at_once(tiny.unet, lambda unet: states.mul_(-1), states)
 
 
 def test_weights_changed_in_place_count_at_once(fresh):
@@ -117,7 +117,7 @@ def test_weights_changed_in_place_count_at_once(fresh):
         for processor in check_processors(unet).values():
             processor.to_v_global.weight.mul_(-1)
 
-    changed(fresh.unet, change, text())
+    assert_counts_at_once(fresh.unet, change, text())
 
 
 @pytest.mark.parametrize("name", ["to_q", "to_out"])
@@ -127,7 +127,7 @@ def test_weights_of_the_base_model_changed_in_place_count_at_once(fresh, name):
         for attn in cross_attention_layers(unet).values():
             (attn.to_q if name == "to_q" else attn.to_out[0]).weight.mul_(-1)
 
-    changed(fresh.unet, change, text())
+    assert_counts_at_once(fresh.unet, change, text())
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_weights_of_the_base_model_changed_in_place_count_at_once(fresh, name):
     ],
 )
 def test_a_lora_that_counts_otherwise_counts_at_once(fresh, change):
-    changed(with_lora(fresh.unet), change, text())
+    assert_counts_at_once(with_lora(fresh.unet), change, text())
 
 
 def test_the_scale_of_a_lora_counts_for_keys_that_were_kept(fresh):
