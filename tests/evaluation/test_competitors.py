@@ -139,7 +139,7 @@ def test_the_loss_is_that_of_the_noise_on_noisy_copies(pipe):
 
 def test_the_class_stands_beside_the_subject_with_its_weight(pipe, monkeypatch):
     """Prior preservation: the subject's loss plus the weight times the class's, each under its own text."""
-    from elite.evaluation.competitors import dreambooth
+    from elite.evaluation.competitors import base
 
     seen = []
 
@@ -148,7 +148,7 @@ def test_the_class_stands_beside_the_subject_with_its_weight(pipe, monkeypatch):
             seen.append((len(self.mean), text, batch_size))
             return torch.tensor(10.0 ** len(seen), requires_grad=True)
 
-    monkeypatch.setattr(dreambooth, "Denoising", Counted)
+    monkeypatch.setattr(base, "Denoising", Counted)
     one = quick("dreambooth", pipe, prior_weight=0.5)
     loss, _ = one._losses(PICTURES, "to")
     assert loss(pipe.unet, pipe.text_encoder).item() == 10 + 0.5 * 100

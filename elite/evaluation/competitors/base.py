@@ -126,6 +126,25 @@ class Competitor(ABC):
             self._priors[class_name] = drawn, perf_counter() - started
         return self._priors[class_name]
 
+    def _preserving(self, pictures: list[Image], class_name: str) -> tuple[Callable[..., Tensor], float]:
+        """The loss of a step with prior preservation, and the seconds that its preparation took.
+
+        The loss is a function of the UNet and of two texts' features, (1, L, d) each: the subject's and the class's.
+        """
+        settings, scheduler = self.settings, self.pipeline.scheduler
+        generator = torch.Generator().manual_seed(settings.seed)
+        prior, preparation = self._prior(class_name)
+        of_subject = Denoising(scheduler, self._moments(pictures), generator)
+        of_class = Denoising(scheduler, self._moments(prior), generator) if prior else None
+
+        def loss(unet: nn.Module, text: Tensor, class_text: Tensor) -> Tensor:
+            value = of_subject(unet, text, settings.batch_size)
+            if of_class is not None:
+                value = value + settings.prior_weight * of_class(unet, class_text, settings.batch_size)
+            return value
+
+        return loss, preparation
+
     @torch.no_grad()
     def _draw_prior(self, class_name: str) -> list[Image]:
         """Always the same pictures of a class."""

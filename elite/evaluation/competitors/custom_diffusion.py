@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from elite.attention import cross_attention_layers
-from elite.evaluation.competitors.base import PHOTO, Competitor, Denoising, descend
+from elite.evaluation.competitors.base import PHOTO, Competitor, descend
 from elite.evaluation.competitors.learned import Learned, on_cpu, swapped
 from elite.evaluation.competitors.new_word import NewWord
 from elite.evaluation.subjects import fill
@@ -34,13 +34,7 @@ class CustomDiffusion(Competitor):
     name = "custom-diffusion"
 
     def _stages(self, pictures: list[Image], class_name: str, steps: list[int]) -> Iterator[Learned]:
-        settings = self.settings
-        generator = torch.Generator().manual_seed(settings.seed)
-        scheduler = self.pipeline.scheduler
-        prior, preparation = self._prior(class_name)
-        of_subject = Denoising(scheduler, self._moments(pictures), generator)
-        of_class = Denoising(scheduler, self._moments(prior), generator) if prior else None
-
+        preserving, preparation = self._preserving(pictures, class_name)
         unet, text_encoder = self._unet(), self._text_encoder()
         matrices = _train_keys_and_values(unet)
         word = NewWord(text_encoder, word_embeddings(text_encoder, self.pipeline.tokenizer, START)[0])
@@ -48,14 +42,10 @@ class CustomDiffusion(Competitor):
         class_ids, _ = self._ids(fill(PHOTO, class_name))
 
         def loss() -> Tensor:
-            value = of_subject(unet, word.encode(ids), settings.batch_size)
-            if of_class is not None:
-                prior_loss = of_class(unet, word.encode(class_ids), settings.batch_size)
-                value = value + settings.prior_weight * prior_loss
-            return value
+            return preserving(unet, word.encode(ids), word.encode(class_ids))
 
         trained = [word.parameter, *matrices.values()]
-        for step, seconds in descend(trained, loss, steps, settings, self.progress):
+        for step, seconds in descend(trained, loss, steps, self.settings, self.progress):
             tensors = on_cpu({"word": word.embedding(), **{f"unet.{name}": p for name, p in matrices.items()}})
             yield self._learned(class_name, step, seconds, preparation, tensors)
 

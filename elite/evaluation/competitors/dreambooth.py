@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from elite.evaluation.competitors.base import PHOTO, Competitor, Denoising, descend
+from elite.evaluation.competitors.base import PHOTO, Competitor, descend
 from elite.evaluation.competitors.learned import Learned, on_cpu, swapped
 from elite.evaluation.subjects import fill
 
@@ -32,21 +32,13 @@ class _Booth(Competitor):
 
     def _losses(self, pictures: list[Image], class_name: str) -> tuple[Callable[..., Tensor], float]:
         """The loss of a step, as a function of UNet and text encoder, and the seconds its preparation took."""
-        settings = self.settings
-        generator = torch.Generator().manual_seed(settings.seed)
-        scheduler = self.pipeline.scheduler
-        prior, preparation = self._prior(class_name)
-        of_subject = Denoising(scheduler, self._moments(pictures), generator)
-        of_class = Denoising(scheduler, self._moments(prior), generator) if prior else None
+        preserving, preparation = self._preserving(pictures, class_name)
         texts = [fill(PHOTO, noun) for noun in (self._noun(class_name), class_name)]
         ids = torch.cat([self._ids(text)[0] for text in texts])  # (2, L)
 
         def loss(unet: nn.Module, text_encoder: nn.Module) -> Tensor:
             text = text_encoder(ids)[0]  # (2, L, d)
-            value = of_subject(unet, text[:1], settings.batch_size)
-            if of_class is not None:
-                value = value + settings.prior_weight * of_class(unet, text[1:], settings.batch_size)
-            return value
+            return preserving(unet, text[:1], text[1:])
 
         return loss, preparation
 
